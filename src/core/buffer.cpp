@@ -1,0 +1,53 @@
+#include "core/buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/checked.h"
+#include "core/fail.h"
+
+namespace slidesparse {
+namespace {
+
+// From here on transparent huge pages pay: fewer TLB misses while streaming weights.
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+}  // namespace
+
+void Buffer::Free::operator()(std::byte* pointer) const { std::free(pointer); }
+
+Buffer::Buffer(std::size_t bytes) : size_(bytes) {
+  const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  const auto total = static_cast<std::size_t>(
+      round_up(static_cast<std::int64_t>(bytes + kSlack), static_cast<std::int64_t>(kAlignment)));
+  void* pointer = nullptr;
+  if (total < bytes || ::posix_memalign(&pointer, alignment, total) != 0) {
+    fail(ErrorKind::kIo, "out of host memory: {} bytes were asked for", bytes);
+  }
+  if (alignment == kHugePage) ::madvise(pointer, total, MADV_HUGEPAGE);
+  data_.reset(static_cast<std::byte*>(pointer));
+}
+
+Arena::Arena(std::size_t bytes) : buffer_(bytes) {}
+
+void Arena::reserve(std::size_t bytes) {
+  if (bytes <= buffer_.size()) return;
+  require(used_ == 0, "an arena of {} bytes cannot grow to {} while {} are in use", buffer_.size(), bytes, used_);
+  buffer_ = Buffer();
+  buffer_ = Buffer(bytes);
+}
+
+void* Arena::allocate(std::size_t bytes) {
+  const std::size_t rounded = (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
+  if (used_ == 0 && rounded > buffer_.size()) reserve(rounded);
+  require(rounded <= buffer_.size() - used_, "arena of {} bytes: {} in use, {} more asked for", buffer_.size(),
+          used_, rounded);
+  void* result = buffer_.data() + used_;
+  used_ += rounded;
+  peak_ = std::max(peak_, used_);
+  return result;
+}
+
+}  // namespace slidesparse
