@@ -1,0 +1,65 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/device.h"
+#include "gemm/desc.h"
+
+namespace slidesparse {
+
+// Weights in the form that a kernel wants; made once a layer.
+class PreparedWeights {
+ public:
+  virtual ~PreparedWeights() = default;
+  virtual std::int64_t allocated_bytes() const = 0;
+};
+
+// A kernel bound to a problem. Immutable: one plan may run on many layers of the same shape.
+struct GemmPlan {
+  GemmDesc desc;
+  KernelDesc kernel;
+  std::int64_t workspace_bytes = 0;
+};
+
+// The five steps (docs/map.md): feasible and footprint allocate nothing; prepare_weights once a layer and form; plan for an
+// M; run, which neither allocates nor synchronises beyond its own threads.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  // "available", or why not.
+  virtual Feasibility available() const = 0;
+  // Every kernel this backend has on this machine under active_isa().
+  virtual std::vector<KernelDesc> kernels() const = 0;
+  virtual Feasibility feasible(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
+  virtual Footprint footprint(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
+  // Kernels with equal weight_form() share prepared weights, so that one copy serves every M.
+  virtual std::string weight_form(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
+  virtual std::unique_ptr<PreparedWeights> prepare_weights(const WeightSource& source, const GemmDesc& desc,
+                                                           const KernelDesc& kernel) const = 0;
+  virtual GemmPlan plan(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
+  // `context.arena` must have plan.workspace_bytes to give.
+  virtual void run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args, const Context& context) const = 0;
+};
+
+// All backends of this build, in the order in which they are preferred: cpu, reference.
+const std::vector<const Backend*>& backends();
+// Throws kUsage with the list for an unknown name.
+const Backend& backend_named(std::string_view name);
+
+// A (backend, kernel) pair that can run a problem, and why the others cannot.
+struct Choice {
+  const Backend* backend = nullptr;
+  KernelDesc kernel;
+  std::string reason;                      // why this one
+  std::vector<std::string> others;         // "reference: slower by rule", "cpu/...: needs AVX-512"
+};
+// Pure: the fastest kernel for the problem by the stated rules (src/gemm/choose.cpp) among `allowed` backends (empty: all but reference;
+// reference only when named or when nothing else is feasible). Throws kUnsupported with all the reasons when nothing can run it.
+Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {});
+
+}  // namespace slidesparse
