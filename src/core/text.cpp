@@ -42,7 +42,8 @@ std::string format_bytes(double bytes) {
     ++unit;
   }
   if (unit == 0) return fmt::format("{:.0f} B", bytes);
-  return fmt::format(bytes < 10 ? "{:.2f} {}" : bytes < 100 ? "{:.1f} {}" : "{:.0f} {}", bytes, kUnits[unit]);
+  const int digits = bytes < 10 ? 2 : bytes < 100 ? 1 : 0;
+  return fmt::format("{:.{}f} {}", bytes, digits, kUnits[unit]);
 }
 
 std::string printable(std::string_view text, std::size_t limit) {
