@@ -9,17 +9,19 @@
 #include "slidesparse/format/codes.h"
 #include "slidesparse/format/pattern.h"
 
-// Masks of lanes <-> codes, eight groups of 2N lanes at a time: their masks fill 2N bytes and their codes fill
-// code_bits() bytes, so nothing straddles a block. Lane masks are byte strings, bit j of byte i being lane 8 i + j;
-// masks must be readable and writable mask_bytes(N, groups) bytes long.
+// Masks of lanes <-> codes, eight groups of 2N lanes at a time: their masks fill 2N bytes and their codes
+// fill code_bits() bytes, so nothing straddles a block. Lane masks are byte strings, bit j of byte i being
+// lane 8 i + j; masks must be readable and writable mask_bytes(N, groups) bytes long.
 namespace slidesparse {
 
 inline constexpr std::uint8_t kNoCode = 0xff;
 
-constexpr std::int64_t mask_bytes(int n, std::int64_t groups) { return (groups + 7) / 8 * 2 * n + 8; }
+constexpr std::int64_t mask_bytes(int n, std::int64_t groups) {
+  return (groups + 7) / 8 * 2 * n + 8;
+}
 
-// kept_code_table<N>()[lanes that must be kept] = the code that keeps them and, to make up 2N-2, the lowest of the
-// others: it drops the two highest lanes that are free. kNoCode where fewer than two are.
+// kept_code_table<N>()[lanes that must be kept] = the code that keeps them and, to make up 2N-2, the lowest
+// of the others: it drops the two highest lanes that are free. kNoCode where fewer than two are.
 template <int N>
 const std::array<std::uint8_t, (1u << 2 * N)>& kept_code_table() {
   static const auto kTable = [] {
@@ -46,8 +48,9 @@ inline std::uint64_t load_masks(const std::uint8_t* from) {
   return word;
 }
 
-// The code of a group with more than 2N-2 lanes that are not +0, or kNoCode when more than 2N-2 are not zero at all:
-// the +0 lane, if there is one, goes first, then the highest -0 lanes, which are added to `negative_zeros`.
+// The code of a group with more than 2N-2 lanes that are not +0, or kNoCode when more than 2N-2 are not zero
+// at all: the +0 lane, if there is one, goes first, then the highest -0 lanes, which are added to
+// `negative_zeros`.
 template <int N>
 std::uint8_t code_without_room(unsigned any, unsigned real, std::int64_t& negative_zeros) {
   unsigned must_stay = any;
@@ -63,8 +66,8 @@ std::uint8_t code_without_room(unsigned any, unsigned real, std::int64_t& negati
 // Chooses the kept lanes of a row: `keep` gets 2N-2 lanes a group and `codes` the codes, every byte of
 // ceil(groups * bits / 8) written. Returns the first group with more than 2N-2 real lanes, or -1.
 template <int N>
-std::int64_t choose_lanes(const std::uint8_t* any, const std::uint8_t* real, std::int64_t groups, std::uint8_t* keep,
-                          std::uint8_t* codes, std::int64_t& negative_zeros) {
+std::int64_t choose_lanes(const std::uint8_t* any, const std::uint8_t* real, std::int64_t groups,
+                          std::uint8_t* keep, std::uint8_t* codes, std::int64_t& negative_zeros) {
   constexpr Pattern kPattern = Pattern::of_half_group(N);
   constexpr int kBits = kPattern.code_bits();
   constexpr unsigned kFull = (1u << 2 * N) - 1;
@@ -108,7 +111,8 @@ std::int64_t lanes_of_codes(const std::uint8_t* codes, std::int64_t groups, std:
   for (std::int64_t block = 0; block * 8 < groups; ++block) {
     std::uint64_t code_word = 0;
     const std::int64_t here = code_bytes - block * kBits;
-    std::memcpy(&code_word, codes + block * kBits, static_cast<std::size_t>(std::min<std::int64_t>(kBits, here)));
+    std::memcpy(&code_word, codes + block * kBits,
+                static_cast<std::size_t>(std::min<std::int64_t>(kBits, here)));
     bool bad = false;
     for (int half = 0; half < 2; ++half) {
       std::uint64_t kept = 0;
@@ -153,13 +157,20 @@ std::int64_t find_crowded_group(const std::uint8_t* real, std::int64_t groups) {
 template <typename Function>
 decltype(auto) for_half_group(Pattern pattern, Function&& function) {
   switch (pattern.half_group()) {
-    case 2: return function.template operator()<2>();
-    case 3: return function.template operator()<3>();
-    case 4: return function.template operator()<4>();
-    case 5: return function.template operator()<5>();
-    case 6: return function.template operator()<6>();
-    case 7: return function.template operator()<7>();
-    default: return function.template operator()<8>();
+    case 2:
+      return function.template operator()<2>();
+    case 3:
+      return function.template operator()<3>();
+    case 4:
+      return function.template operator()<4>();
+    case 5:
+      return function.template operator()<5>();
+    case 6:
+      return function.template operator()<6>();
+    case 7:
+      return function.template operator()<7>();
+    default:
+      return function.template operator()<8>();
   }
 }
 

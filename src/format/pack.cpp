@@ -19,12 +19,13 @@ Byte* row_at(Pointer base, std::int64_t row, std::int64_t stride, std::int64_t s
 }
 
 void require_matrix(std::int64_t rows, std::int64_t k, std::int64_t ld) {
-  require(rows >= 0 && k >= 0 && (ld >= k || rows <= 1), "matrix of {} rows of {} elements with row stride {}", rows, k,
-          ld);
+  require(rows >= 0 && k >= 0 && (ld >= k || rows <= 1),
+          "matrix of {} rows of {} elements with row stride {}", rows, k, ld);
 }
 
 // Elements of a dense row that are not zero.
-std::int64_t count_non_zeros(DType dtype, const void* row, std::int64_t k, std::vector<std::uint64_t>& scratch) {
+std::int64_t count_non_zeros(DType dtype, const void* row, std::int64_t k,
+                             std::vector<std::uint64_t>& scratch) {
   const auto words = static_cast<std::size_t>((k + 63) / 64);
   scratch.resize(2 * words);
   return row_kernels(active_isa(), dtype_size(dtype))
@@ -34,10 +35,12 @@ std::int64_t count_non_zeros(DType dtype, const void* row, std::int64_t k, std::
 [[noreturn]] void fail_crowded(const std::string& what, Pattern pattern, std::int64_t row, std::int64_t group,
                                const std::vector<int>& lanes, std::int64_t k) {
   const std::int64_t first = group * pattern.group();
-  fail_input("{}: row {}, group {} (channels {}-{}) has {} non-zeros, in lanes {}; {} keeps at most {}: prune it first "
-             "or take a milder pattern",
-             what, row, group, first, std::min(first + pattern.group(), k) - 1, lanes.size(), fmt::join(lanes, ","),
-             pattern.to_string(), pattern.kept());
+  fail_input(
+      "{}: row {}, group {} (channels {}-{}) has {} non-zeros, in lanes {}; {} keeps at most {}: prune it "
+      "first "
+      "or take a milder pattern",
+      what, row, group, first, std::min(first + pattern.group(), k) - 1, lanes.size(), fmt::join(lanes, ","),
+      pattern.to_string(), pattern.kept());
 }
 
 // Calls body(codec, row number, values, codes) for a range of packed rows; dense rows are not for it.
@@ -46,7 +49,8 @@ void for_each_packed_row(const PackedView& packed, std::int64_t begin, std::int6
   const auto size = static_cast<std::int64_t>(dtype_size(packed.dtype));
   RowCodec codec(packed.pattern, packed.dtype, packed.k);
   for (std::int64_t row = begin; row < begin + rows; ++row) {
-    body(codec, row, row_at<const std::uint8_t>(packed.values, row, packed.pattern.values_per_row(packed.k), size),
+    body(codec, row,
+         row_at<const std::uint8_t>(packed.values, row, packed.pattern.values_per_row(packed.k), size),
          packed.codes + row * packed.pattern.code_bytes_per_row(packed.k));
   }
 }
@@ -80,8 +84,8 @@ PackReport pack_rows(Pattern pattern, DType dtype, const void* dense, std::int64
   return report;
 }
 
-void unpack_rows(const PackedView& packed, std::int64_t row_begin, std::int64_t rows, void* dense, std::int64_t ld,
-                 const std::string& what) {
+void unpack_rows(const PackedView& packed, std::int64_t row_begin, std::int64_t rows, void* dense,
+                 std::int64_t ld, const std::string& what) {
   magnitude_bits(packed.dtype);
   require_matrix(rows, packed.k, ld);
   require(row_begin >= 0 && row_begin <= packed.rows - rows, "{}: rows {} to {} of {}", what, row_begin,
@@ -98,7 +102,8 @@ void unpack_rows(const PackedView& packed, std::int64_t row_begin, std::int64_t 
   }
   for_each_packed_row(packed, row_begin, rows,
                       [&](RowCodec& codec, std::int64_t row, const void* values, const std::uint8_t* codes) {
-                        codec.unpack(values, codes, row_at<std::uint8_t>(dense, row - row_begin, ld, size), row, what);
+                        codec.unpack(values, codes, row_at<std::uint8_t>(dense, row - row_begin, ld, size),
+                                     row, what);
                       });
 }
 
@@ -111,8 +116,8 @@ void validate_packed(const PackedView& packed, const std::string& what) {
                       });
 }
 
-std::optional<PatternViolation> find_violation(Pattern pattern, DType dtype, const void* dense, std::int64_t rows,
-                                               std::int64_t k, std::int64_t ld) {
+std::optional<PatternViolation> find_violation(Pattern pattern, DType dtype, const void* dense,
+                                               std::int64_t rows, std::int64_t k, std::int64_t ld) {
   magnitude_bits(dtype);
   require_matrix(rows, k, ld);
   if (pattern.is_dense()) return std::nullopt;
@@ -122,13 +127,15 @@ std::optional<PatternViolation> find_violation(Pattern pattern, DType dtype, con
         row_at<const std::uint8_t>(dense, row, ld, static_cast<std::int64_t>(dtype_size(dtype))));
     if (!group) continue;
     const std::vector<int> lanes = codec.non_zero_lanes(*group);
-    return PatternViolation{row, *group, static_cast<int>(lanes.size()), fmt::format("{}", fmt::join(lanes, ","))};
+    return PatternViolation{row, *group, static_cast<int>(lanes.size()),
+                            fmt::format("{}", fmt::join(lanes, ","))};
   }
   return std::nullopt;
 }
 
 Pattern find_pattern(DType dtype, const void* dense, std::int64_t rows, std::int64_t k, std::int64_t ld) {
-  // A pattern that does not fit is nearly always refused within the first groups, so one pass a pattern is cheap.
+  // A pattern that does not fit is nearly always refused within the first groups, so one pass a pattern is
+  // cheap.
   for (int n = 2; n <= 8; ++n) {
     const Pattern pattern = Pattern::of_half_group(n);
     if (!find_violation(pattern, dtype, dense, rows, k, ld)) return pattern;

@@ -19,14 +19,16 @@ Pattern Pattern::parse(std::string_view text) {
   for (int n = kSmallestHalfGroup + 1; n <= kLargestHalfGroup; ++n) {
     const Pattern meant = of_half_group(n);
     if (text == fmt::format("{}:{}", meant.zeroed(), meant.group())) {
-      fail_input("pattern \"{}\": zeros:length {} means kept {}: patterns are written kept:group, one of {}", text, text,
-                 meant.to_string(), pattern_list());
+      fail_input("pattern \"{}\": zeros:length {} means kept {}: patterns are written kept:group, one of {}",
+                 text, text, meant.to_string(), pattern_list());
     }
   }
   fail_input("pattern \"{}\" is not possible: kept:group is one of {}", printable(text, 40), pattern_list());
 }
 
-std::string Pattern::to_string() const { return is_dense() ? "dense" : fmt::format("{}:{}", kept_, group_); }
+std::string Pattern::to_string() const {
+  return is_dense() ? "dense" : fmt::format("{}:{}", kept_, group_);
+}
 
 std::string pattern_list() {
   std::string list = "dense";

@@ -8,17 +8,23 @@
 namespace slidesparse {
 namespace {
 
-std::uint8_t* bytes_of(std::vector<std::uint64_t>& words) { return reinterpret_cast<std::uint8_t*>(words.data()); }
+std::uint8_t* bytes_of(std::vector<std::uint64_t>& words) {
+  return reinterpret_cast<std::uint8_t*>(words.data());
+}
 
 }  // namespace
 
 unsigned magnitude_bits(DType dtype) {
   switch (dtype) {
-    case DType::kI8: return 0xffu;
-    case DType::kF8E4M3: return 0x7fu;
+    case DType::kI8:
+      return 0xffu;
+    case DType::kF8E4M3:
+      return 0x7fu;
     case DType::kF16:
-    case DType::kBF16: return 0x7fffu;
-    default: fail_input("dtype {} cannot be packed: I8, F8_E4M3, F16 and BF16 can", dtype_name(dtype));
+    case DType::kBF16:
+      return 0x7fffu;
+    default:
+      fail_input("dtype {} cannot be packed: I8, F8_E4M3, F16 and BF16 can", dtype_name(dtype));
   }
 }
 
@@ -36,7 +42,8 @@ RowCodec::RowCodec(Pattern pattern, DType dtype, std::int64_t k)
   keep_.resize(words);
 }
 
-std::optional<std::int64_t> RowCodec::pack(const void* row, void* values, std::uint8_t* codes, PackReport& report) {
+std::optional<std::int64_t> RowCodec::pack(const void* row, void* values, std::uint8_t* codes,
+                                           PackReport& report) {
   const std::int64_t non_zeros = kernels_.scan(row, k_, magnitude_, any_.data(), real_.data());
   std::int64_t negative_zeros = 0;
   const std::int64_t crowded = for_half_group(pattern_, [&]<int N>() {
@@ -56,28 +63,32 @@ void RowCodec::decode(const void* values, const std::uint8_t* codes, std::int64_
   const std::int64_t bad =
       for_half_group(pattern_, [&]<int N>() { return lanes_of_codes<N>(codes, groups_, bytes_of(keep_)); });
   if (bad >= 0) {
-    fail_input("{}: row {}, group {}: code {} names no mask of {} (there are {}): the codes are damaged", what,
-               row_number, bad, read_code(codes, pattern_.code_bits(), bad), pattern_.to_string(),
+    fail_input("{}: row {}, group {}: code {} names no mask of {} (there are {}): the codes are damaged",
+               what, row_number, bad, read_code(codes, pattern_.code_bits(), bad), pattern_.to_string(),
                code_count(pattern_));
   }
   const std::int64_t used_bits = groups_ * pattern_.code_bits();
   if (used_bits % 8 != 0 && codes[used_bits / 8] >> (used_bits % 8) != 0) {
-    fail_input("{}: row {}: bits behind the last code are set (byte {} is {:#04x}, {} bits of it are used): the codes "
-               "are damaged",
-               what, row_number, used_bits / 8, codes[used_bits / 8], used_bits % 8);
+    fail_input(
+        "{}: row {}: bits behind the last code are set (byte {} is {:#04x}, {} bits of it are used): the "
+        "codes "
+        "are damaged",
+        what, row_number, used_bits / 8, codes[used_bits / 8], used_bits % 8);
   }
   const std::int64_t tail = k_ % pattern_.group();
   if (tail == 0) return;
   const DroppedPair dropped = decode_pair(read_code(codes, pattern_.code_bits(), groups_ - 1));
-  const auto* value =
-      static_cast<const std::uint8_t*>(values) +
-      static_cast<std::size_t>((groups_ - 1) * pattern_.kept()) * element_size_;
+  const auto* value = static_cast<const std::uint8_t*>(values) +
+                      static_cast<std::size_t>((groups_ - 1) * pattern_.kept()) * element_size_;
   for (int lane = 0; lane < pattern_.group(); ++lane) {
     if (lane == dropped.a || lane == dropped.b) continue;
-    if (lane >= tail && std::any_of(value, value + element_size_, [](std::uint8_t byte) { return byte != 0; })) {
-      fail_input("{}: row {}, group {}: lane {} lies behind the last of {} channels and holds a value: padding must be "
-                 "zero",
-                 what, row_number, groups_ - 1, lane, k_);
+    if (lane >= tail &&
+        std::any_of(value, value + element_size_, [](std::uint8_t byte) { return byte != 0; })) {
+      fail_input(
+          "{}: row {}, group {}: lane {} lies behind the last of {} channels and holds a value: padding must "
+          "be "
+          "zero",
+          what, row_number, groups_ - 1, lane, k_);
     }
     value += element_size_;
   }

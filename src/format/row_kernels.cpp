@@ -8,7 +8,8 @@ namespace slidesparse {
 namespace {
 
 template <typename T>
-std::int64_t scan(const void* row, std::int64_t k, unsigned magnitude, std::uint64_t* any, std::uint64_t* real) {
+std::int64_t scan(const void* row, std::int64_t k, unsigned magnitude, std::uint64_t* any,
+                  std::uint64_t* real) {
   const T* lanes = static_cast<const T*>(row);
   std::int64_t count = 0;
   for (std::int64_t base = 0; base < k; base += 64) {
@@ -41,7 +42,8 @@ void compress(const void* row, std::int64_t k, const std::uint64_t* keep, std::i
 }
 
 template <typename T>
-void expand(const void* values, std::int64_t /*count*/, const std::uint64_t* keep, void* row, std::int64_t k) {
+void expand(const void* values, std::int64_t /*count*/, const std::uint64_t* keep, void* row,
+            std::int64_t k) {
   const T* next = static_cast<const T*>(values);
   T* lanes = static_cast<T*>(row);
   std::memset(lanes, 0, static_cast<std::size_t>(k) * sizeof(T));
@@ -63,9 +65,12 @@ const RowKernels& portable_row_kernels(std::size_t element_size) {
 
 const RowKernels& row_kernels(Isa isa, std::size_t element_size) {
   switch (isa) {
-    case Isa::kAvx512: return avx512_row_kernels(element_size);
-    case Isa::kAvx2: return avx2_row_kernels(element_size);
-    case Isa::kPortable: break;
+    case Isa::kAvx512:
+      return avx512_row_kernels(element_size);
+    case Isa::kAvx2:
+      return avx2_row_kernels(element_size);
+    case Isa::kPortable:
+      break;
   }
   return portable_row_kernels(element_size);
 }

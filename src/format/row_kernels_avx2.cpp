@@ -22,7 +22,8 @@ SLIDESPARSE_AVX2 inline std::uint64_t zero_lanes(const __m256i* x, __m256i mask)
   if constexpr (E == 1) {
     for (int i = 0; i < 2; ++i) {
       const __m256i equal = _mm256_cmpeq_epi8(_mm256_and_si256(x[i], mask), zero);
-      result |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(equal))) << (32 * i);
+      result |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(equal)))
+                << (32 * i);
     }
   } else {
     for (int i = 0; i < 2; ++i) {
@@ -30,7 +31,8 @@ SLIDESPARSE_AVX2 inline std::uint64_t zero_lanes(const __m256i* x, __m256i mask)
       const __m256i high = _mm256_cmpeq_epi16(_mm256_and_si256(x[2 * i + 1], mask), zero);
       // packs works within 128-bit halves: put the four quarters back into order.
       const __m256i equal = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
-      result |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(equal))) << (32 * i);
+      result |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(equal)))
+                << (32 * i);
     }
   }
   return result;
@@ -63,7 +65,8 @@ SLIDESPARSE_AVX2 std::int64_t scan(const void* row, std::int64_t k, unsigned mag
 // The next 8 / E lanes of `bits` as a mask of whole elements in a 64-bit word.
 template <int E>
 SLIDESPARSE_AVX2 inline std::uint64_t element_mask(std::uint64_t bits) {
-  return E == 1 ? _pdep_u64(bits, 0x0101010101010101u) * 0xffu : _pdep_u64(bits, 0x0001000100010001u) * 0xffffu;
+  return E == 1 ? _pdep_u64(bits, 0x0101010101010101u) * 0xffu
+                : _pdep_u64(bits, 0x0001000100010001u) * 0xffffu;
 }
 
 template <int E>
@@ -121,6 +124,8 @@ constexpr RowKernels kKernels{scan<E>, compress<E>, expand<E>};
 
 }  // namespace
 
-const RowKernels& avx2_row_kernels(std::size_t element_size) { return element_size == 1 ? kKernels<1> : kKernels<2>; }
+const RowKernels& avx2_row_kernels(std::size_t element_size) {
+  return element_size == 1 ? kKernels<1> : kKernels<2>;
+}
 
 }  // namespace slidesparse

@@ -68,8 +68,8 @@ SLIDESPARSE_AVX512 std::int64_t scan(const void* row, std::int64_t k, unsigned m
 }
 
 template <int E>
-SLIDESPARSE_AVX512 void compress(const void* row, std::int64_t k, const std::uint64_t* keep, std::int64_t words,
-                                 void* values, std::int64_t count) {
+SLIDESPARSE_AVX512 void compress(const void* row, std::int64_t k, const std::uint64_t* keep,
+                                 std::int64_t words, void* values, std::int64_t count) {
   const auto* bytes = static_cast<const std::uint8_t*>(row);
   auto* out = static_cast<std::uint8_t*>(values);
   for (std::int64_t word = 0; word < words; ++word) {
