@@ -100,7 +100,9 @@ std::string TextTable::to_string() const {
   };
   line(header_);
   for (std::size_t i = 0; i < header_.size(); ++i) {
-    out += align_[i] == Align::kLeft ? "|" + std::string(width[i] + 2, '-') : "|" + std::string(width[i] + 1, '-') + ":";
+    out += '|';
+    out.append(width[i] + 1, '-');
+    out += align_[i] == Align::kLeft ? '-' : ':';
   }
   out += "|\n";
   for (const auto& row : rows_) line(row);
