@@ -42,10 +42,14 @@ struct ModelConfig {
   std::int64_t bos_token = -1;                // -1: none
   std::vector<std::int64_t> eos_tokens;
   DType dtype = DType::kBF16;                 // of the unquantised tensors
+  std::vector<std::string> unknown_keys;      // keys that are in no list of ours and were ignored
 };
 
 // Parses config.json. A key is refused only if its effective value changes the computation and we do not support it; the table of
 // keys known, ignored and refused is in config.cpp. Throws kInput naming file, key, expected and found.
 ModelConfig parse_model_config(std::string_view config_json, const std::string& file);
+
+// End tokens that generation_config.json names (chat models often list more there than in config.json).
+std::vector<std::int64_t> parse_generation_eos(std::string_view generation_config_json, const std::string& file);
 
 }  // namespace slidesparse

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/samples.h"
+#include "model/model.h"
+
+namespace slidesparse {
+
+enum class BenchPhase { kPrefill, kDecode };
+
+struct BenchModelOptions {
+  BenchPhase phase = BenchPhase::kPrefill;
+  std::vector<std::int64_t> m;  // prefill: tokens of the step; decode: running sequences
+  int warmup = 1;               // prefill: steps; decode: runs of `steps`
+  int runs = 5;              // timed: prefill steps, or decode runs of `steps`; of every subject, interleaved
+  std::int64_t prompt = 16;  // decode: tokens of each prompt, not timed
+  std::int64_t steps = 32;   // decode: timed steps of a run
+  std::uint64_t seed = 1;    // of the token ids
+};
+
+// A model to be timed and how its rows are called.
+struct BenchSubject {
+  std::string name;
+  const Model* model = nullptr;
+};
+
+// What one linear of the model ran on.
+struct LinearKernel {
+  std::string name;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::string kernel;
+  bool sparse = false;
+};
+
+struct BenchModelRow {
+  std::string subject;
+  BenchPhase phase = BenchPhase::kPrefill;
+  std::string dtype;    // "int8"
+  std::string pattern;  // "6:8"
+  std::int64_t m = 0;
+  std::int64_t sequences = 0;  // prefill: prompts in the step; decode: sequences verified to run in each step
+  std::int64_t step_tokens = 0;     // the GEMM's M
+  Spread seconds;                   // a step
+  double tokens_per_second = 0;     // from the median
+  std::int64_t weight_bytes = 0;    // read by one step: all linears and the head
+  std::int64_t kv_bytes = 0;        // decode: keys and values read by the middle step
+  double bytes_per_token = 0;       // (weight_bytes + kv_bytes) / step_tokens
+  double gigabytes_per_second = 0;  // (weight_bytes + kv_bytes) / seconds
+  double linear_flops = 0;          // a step, as if dense
+  double gigaflops_per_second = 0;
+  double sparse_share = 0;  // of linear FLOPs (head included) that ran on sparse kernels, 0..1
+  std::vector<LinearKernel> linears;
+};
+
+// Times every subject at every m; subjects are interleaved run by run, so that drift of the machine meets all
+// alike. Random token ids. Prefill: ceil(m / 1024) prompts of min(m, 1024) tokens as one step of which each
+// prompt's last logits are wanted; decode: m sequences. `progress` is called with the rows done so far.
+// Throws kInterrupted; kUsage for m < 1 or beyond max_position.
+std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
+                                       const BenchModelOptions& options,
+                                       const std::function<void(const BenchModelRow& row)>& on_row = {});
+
+}  // namespace slidesparse
