@@ -1,0 +1,20 @@
+#pragma once
+
+// What several commands print or write. Include from cli's .cpp files only.
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "slidesparse/format/pattern.h"
+
+namespace slidesparse {
+
+// Runs of `bench` and `eval` describe themselves the same way: {"program", "version", "command", "machine": {...}}.
+nlohmann::ordered_json describe_run(const std::string& command);
+
+// Writes JSON atomically to a file, or to stdout for "-".
+void write_json(const std::string& path, const nlohmann::ordered_json& json);
+
+// Kept and zeroed, because people write patterns both ways: "6:8 (keeps 6, zeroes 2)", "dense", "mixed".
+std::string describe_pattern(const std::string& pattern);
+
+}  // namespace slidesparse

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string>
+
+namespace slidesparse {
+
+// The bytes of a text file that a user names, or of standard input for "-". Throws kIo / kInput with the
+// name; at most 4 GiB.
+std::string read_text_input(const std::string& path);
+
+}  // namespace slidesparse

@@ -1,0 +1,44 @@
+#include "core/text.h"
+
+#include <gtest/gtest.h>
+
+namespace slidesparse {
+namespace {
+
+TEST(FormatBytes, UsesDecimalUnits) {
+  EXPECT_EQ(format_bytes(0), "0 B");
+  EXPECT_EQ(format_bytes(999), "999 B");
+  EXPECT_EQ(format_bytes(1500), "1.50 kB");
+  EXPECT_EQ(format_bytes(134.5e6), "134 MB");
+  EXPECT_EQ(format_bytes(2.47e9), "2.47 GB");
+}
+
+TEST(Printable, DefusesControlCharactersAndBadUtf8) {
+  EXPECT_EQ(printable("model.norm"), "model.norm");
+  EXPECT_EQ(printable("a\x1b[31mb\n"), "a\\x1b[31mb\\x0a");
+  EXPECT_EQ(printable("caf\xc3\xa9"), "caf\xc3\xa9");
+  EXPECT_EQ(printable("\xff\xc3"), "\\xff\\xc3");
+  EXPECT_EQ(printable("\xed\xa0\x80"), "\\xed\\xa0\\x80");  // a surrogate
+  EXPECT_EQ(printable("\xc2\x9b"), "\\xc2\\x9b");           // C1 control: CSI
+  EXPECT_EQ(printable("abcdef", 3), "abc...");
+}
+
+TEST(GlobMatch, StarCrossesDots) {
+  EXPECT_TRUE(glob_match("*.down_proj", "model.layers.3.mlp.down_proj"));
+  EXPECT_TRUE(glob_match("model.layers.[0-4].*", "model.layers.3.mlp.down_proj"));
+  EXPECT_FALSE(glob_match("*.down_proj", "model.layers.3.mlp.up_proj"));
+}
+
+TEST(TextTable, PadsColumnsByCodePoints) {
+  TextTable table({"name", "x"}, {TextTable::Align::kLeft});
+  table.add_row({"\xc3\xa9", "1"});
+  table.add_row({"long name", "12345"});
+  EXPECT_EQ(table.to_string(),
+            "| name      |     x |\n"
+            "|-----------|------:|\n"
+            "| \xc3\xa9         |     1 |\n"
+            "| long name | 12345 |\n");
+}
+
+}  // namespace
+}  // namespace slidesparse

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test: the release build's, then each fuzz target for a short time. Safe to repeat.
+# The last line is "N passed, N failed, N skipped".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools/setup.sh
+
+jobs=$(nproc)
+cmake --preset release >/dev/null
+cmake --build --preset release -j "$jobs"
+
+report=build/release/tests.xml
+rm -f "$report"
+status=0
+ctest --preset release -j "$jobs" --output-junit "$PWD/$report" --progress || status=$?
+count() { sed -n "s/.*<testsuite[^>]* $1=\"\([0-9]*\)\".*/\1/p" "$report" | head -n 1; }
+total=$(tr '\n' ' ' <"$report" | sed -n 's/.*<testsuite[^>]* tests="\([0-9]*\)".*/\1/p')
+number() { tr '\n' ' ' <"$report" | sed 's/<testcase.*//' | sed -n "s/.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p"; }
+failed=$(number failures)
+skipped=$(($(number disabled) + $(number skipped)))
+passed=$((total - failed - skipped))
+
+# Each fuzz target counts as one test.
+fuzz_log=build/fuzz.log
+if tools/fuzz.sh 5 "$jobs" 2>&1 | tee "$fuzz_log"; then :; else status=1; fi
+fuzz_passed=$(grep -c '^fuzz .* ok' "$fuzz_log" || true)
+fuzz_failed=$(grep -c '^fuzz .* FAILED' "$fuzz_log" || true)
+passed=$((passed + fuzz_passed))
+failed=$((failed + fuzz_failed))
+[ "$fuzz_passed" -gt 0 ] || { echo "error: no fuzz target ran" >&2; status=1; }
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$passed" -gt 0 ] && [ "$failed" -eq 0 ] && [ "$status" -eq 0 ]
