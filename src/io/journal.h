@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -8,12 +10,17 @@
 
 namespace slidesparse {
 
-// The progress record of a resumable job that writes a directory: an append-only text file, one JSON line a finished item,
-// each line with a checksum so that a torn last line is recognised and dropped. The first line is the job's identity
-// (source digests, options, versions): a journal with another identity is refused with the first difference.
+// Name of the journal inside the directory that a job writes; a directory that holds one is unfinished.
+inline constexpr const char* kJournalName = "slidesparse.journal";
+
+// The progress record of a resumable job that writes a directory: an append-only text file, one JSON line a
+// finished item, each line with a checksum so that a torn last line is recognised and dropped. The first line
+// is the job's identity (source digests, options, versions): a journal with another identity is refused with
+// the first difference. One process at a time may hold a journal, and one thread at a time may use it.
 class Journal {
  public:
-  // Opens or creates. Throws kInput when an existing journal belongs to another job.
+  // Opens or creates; identity_json is an object. Throws kInput when an existing journal belongs to another
+  // job, kIo when another process holds it.
   Journal(const std::filesystem::path& path, const std::string& identity_json);
   ~Journal();
   Journal(const Journal&) = delete;
@@ -26,6 +33,8 @@ class Journal {
   std::size_t size() const { return done_.size(); }
 
  private:
+  void append(const std::string& line);
+
   std::filesystem::path path_;
   std::map<std::string, std::string, std::less<>> done_;
   int fd_ = -1;

@@ -8,8 +8,9 @@
 
 namespace slidesparse {
 
-// A file mapped read-only. When the file shrinks while it is mapped, touching the lost part ends the process with exit code 1
-// and one line that names the file (a SIGBUS handler that knows the live mappings), not with a bare signal.
+// A file mapped read-only. When the file shrinks while it is mapped, touching the lost part ends the process
+// with exit code 1 and one line that names the file (a SIGBUS handler that knows the live mappings), not with
+// a bare signal.
 class MappedFile {
  public:
   // Throws kIo (cannot open, not a regular file); an empty file maps to an empty span.

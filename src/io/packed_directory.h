@@ -23,15 +23,15 @@ enum class PackedLayout { kSlide, kSplit };
 struct PackedInfo {
   static constexpr int kFormatVersion = 1;
   int format_version = kFormatVersion;
-  Pattern pattern;                 // default of the directory
+  Pattern pattern;  // default of the directory
   PackedLayout layout = PackedLayout::kSlide;
-  DType dtype = DType::kI8;        // I8, F8_E4M3 or BF16
+  DType dtype = DType::kI8;  // I8, F8_E4M3 or BF16
   std::string method = "magnitude";
-  std::string calibration;         // empty: none
-  std::string head = "bf16";       // or "int8"
+  std::string calibration;    // empty: none
+  std::string head = "bf16";  // or "int8"
   std::string source_sha256;
   std::string tool_version;
-  struct LayerException {          // a linear whose pattern or layout differs from the default, e.g. skipped: dense
+  struct LayerException {  // a linear whose pattern or layout differs from the default, e.g. skipped: dense
     Pattern pattern;
     PackedLayout layout = PackedLayout::kSlide;
     std::string reason;
@@ -49,27 +49,31 @@ std::string config_with_packed_info(const std::string& config_text, const Packed
 
 // One packed linear: views into the directory's mappings, every size checked against the declared shape.
 struct PackedLinear {
-  std::string name;                // without ".weight"
-  std::int64_t n = 0;              // N_out
+  std::string name;    // without ".weight"
+  std::int64_t n = 0;  // N_out
   std::int64_t k = 0;
   Pattern pattern;
   PackedLayout layout = PackedLayout::kSlide;
   DType dtype = DType::kI8;
-  const void* values = nullptr;    // slide: [n, pattern.values_per_row(k)]; split: [n, split_shape(pattern, k).values_per_row()]
+  const void* values =
+      nullptr;  // slide: [n, pattern.values_per_row(k)]; split: [n, split_shape(pattern, k).values_per_row()]
   const std::uint8_t* codes = nullptr;
-  std::optional<TensorView> scale;       // [n, 1], BF16 / F16 / F32; none for BF16 weights
-  std::span<const std::int32_t> perm;    // split only: [k]
+  std::optional<TensorView> scale;     // [n, 1], BF16 / F16 / F32; none for BF16 weights
+  std::span<const std::int32_t> perm;  // split only: [k]
 
   PackedView view() const { return {pattern, dtype, n, k, values, codes}; }  // slide only
 };
 
-// Reads linear `name` ("model.layers.0.mlp.up_proj") of extents [n, k] from a packed directory. Throws kInput with tensor, expected
-// and found when a tensor is missing or of another size or dtype. Does not touch values or codes.
-PackedLinear read_packed_linear(const ModelDirectory& directory, const PackedInfo& info, const std::string& name,
-                                std::int64_t n, std::int64_t k, const std::string& perm_name);
+// Reads linear `name` ("model.layers.0.mlp.up_proj") of extents [n, k] from a packed directory. Throws kInput
+// with tensor, expected and found when a tensor is missing or of another size or dtype. Does not touch values
+// or codes.
+PackedLinear read_packed_linear(const ModelDirectory& directory, const PackedInfo& info,
+                                const std::string& name, std::int64_t n, std::int64_t k,
+                                const std::string& perm_name);
 
-// The full check, touching every byte: codes name pairs, tail values are zero, scales are finite and positive (zero only with zero
-// codes), permutations are permutations, FP8 values hold no NaN. Throws kInput by name of tensor.
+// The full check, touching every byte: codes name pairs, tail values are zero, scales are finite and positive
+// (zero only with zero codes), permutations are permutations, FP8 values hold no NaN. Throws kInput by name
+// of tensor.
 void validate_packed_linear(const PackedLinear& linear);
 
 }  // namespace slidesparse

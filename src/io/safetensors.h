@@ -35,13 +35,21 @@ struct SafetensorsHeader {
 // Header length limit of the format: 100 MB.
 inline constexpr std::int64_t kMaxSafetensorsHeader = 100'000'000;
 
-// Parses and checks the header of a file of `file_size` bytes whose first bytes are `prefix` (8 + header length of them are needed): length within the
-// file and the limit, valid JSON, known dtypes, no duplicate names, non-negative extents, shape * dtype = bytes in checked
-// arithmetic, ranges contiguous from 0 to the end of the file. Throws kInput with file, tensor, expected and found.
-SafetensorsHeader parse_safetensors_header(std::span<const std::byte> prefix, std::int64_t file_size, const std::string& file);
+// Parses and checks the header of a file of `file_size` bytes whose first bytes are `prefix` (8 + header
+// length of them are needed): length within the file and the limit, valid JSON, known dtypes, no duplicate
+// names, non-negative extents, shape * dtype = bytes in checked arithmetic, ranges contiguous from 0 to the
+// end of the file. Throws kInput with file, tensor, expected and found.
+SafetensorsHeader parse_safetensors_header(std::span<const std::byte> prefix, std::int64_t file_size,
+                                           const std::string& file);
 
-// The bytes that stand before the data section (length and JSON, padded with spaces to 8) for tensors laid out in the order
-// given, each aligned as the format wants (contiguous). Fills begin and end.
-std::string build_safetensors_header(std::vector<TensorEntry>& tensors, const std::map<std::string, std::string>& metadata);
+// Puts larger element types first (ties keep their order): in that order every tensor begins at a multiple of
+// its element size, which mapping needs. Readers refuse misaligned tensors.
+void sort_for_alignment(std::vector<TensorEntry>& tensors);
+
+// The bytes that stand before the data section (length and JSON, padded with spaces to 8) for tensors laid
+// out in the order given, contiguously. Fills begin and end. Throws kInternal for a repeated name or an order
+// that misaligns a tensor.
+std::string build_safetensors_header(std::vector<TensorEntry>& tensors,
+                                     const std::map<std::string, std::string>& metadata);
 
 }  // namespace slidesparse
