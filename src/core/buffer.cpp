@@ -16,7 +16,9 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 }  // namespace
 
-void Buffer::Free::operator()(std::byte* pointer) const { std::free(pointer); }
+void Buffer::Free::operator()(std::byte* pointer) const {
+  std::free(pointer);
+}
 
 Buffer::Buffer(std::size_t bytes) : size_(bytes) {
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
@@ -34,7 +36,8 @@ Arena::Arena(std::size_t bytes) : buffer_(bytes) {}
 
 void Arena::reserve(std::size_t bytes) {
   if (bytes <= buffer_.size()) return;
-  require(used_ == 0, "an arena of {} bytes cannot grow to {} while {} are in use", buffer_.size(), bytes, used_);
+  require(used_ == 0, "an arena of {} bytes cannot grow to {} while {} are in use", buffer_.size(), bytes,
+          used_);
   buffer_ = Buffer();
   buffer_ = Buffer(bytes);
 }
@@ -42,8 +45,8 @@ void Arena::reserve(std::size_t bytes) {
 void* Arena::allocate(std::size_t bytes) {
   const std::size_t rounded = (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
   if (used_ == 0 && rounded > buffer_.size()) reserve(rounded);
-  require(rounded <= buffer_.size() - used_, "arena of {} bytes: {} in use, {} more asked for", buffer_.size(),
-          used_, rounded);
+  require(rounded <= buffer_.size() - used_, "arena of {} bytes: {} in use, {} more asked for",
+          buffer_.size(), used_, rounded);
   void* result = buffer_.data() + used_;
   used_ += rounded;
   peak_ = std::max(peak_, used_);

@@ -30,9 +30,12 @@ std::optional<Isa>& forced() {
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
-    case Isa::kPortable: return "portable";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "?";
 }
@@ -49,7 +52,9 @@ Isa detected_isa() {
   return isa;
 }
 
-Isa active_isa() { return forced().value_or(detected_isa()); }
+Isa active_isa() {
+  return forced().value_or(detected_isa());
+}
 
 void force_isa(std::optional<Isa> isa) {
   if (isa && *isa > detected_isa()) {

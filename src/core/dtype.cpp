@@ -26,9 +26,13 @@ constexpr std::array<DTypeInfo, 12> kInfo{{{DType::kF32, 4, "F32"},
 
 }  // namespace
 
-std::size_t dtype_size(DType dtype) { return kInfo[static_cast<std::size_t>(dtype)].size; }
+std::size_t dtype_size(DType dtype) {
+  return kInfo[static_cast<std::size_t>(dtype)].size;
+}
 
-std::string_view dtype_name(DType dtype) { return kInfo[static_cast<std::size_t>(dtype)].name; }
+std::string_view dtype_name(DType dtype) {
+  return kInfo[static_cast<std::size_t>(dtype)].name;
+}
 
 std::optional<DType> parse_dtype(std::string_view name) {
   for (const DTypeInfo& info : kInfo) {

@@ -22,7 +22,9 @@ void install_interrupt_handler() {
   std::signal(SIGTERM, on_signal);
 }
 
-bool interrupt_requested() { return requested.load(std::memory_order_relaxed); }
+bool interrupt_requested() {
+  return requested.load(std::memory_order_relaxed);
+}
 
 void check_interrupt(std::string_view how_to_go_on) {
   if (interrupt_requested()) fail(ErrorKind::kInterrupted, "interrupted; {}", how_to_go_on);

@@ -24,7 +24,9 @@ int& configured_threads() {
 
 }  // namespace
 
-int thread_count() { return configured_threads(); }
+int thread_count() {
+  return configured_threads();
+}
 
 void set_thread_count(int count) {
   configured_threads() = count > 0 ? count : allowed_cores();

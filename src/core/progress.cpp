@@ -20,7 +20,9 @@ Progress::Progress(std::string title, std::int64_t total, Unit unit, bool quiet)
       start_(std::chrono::steady_clock::now()),
       last_print_(start_) {}
 
-Progress::~Progress() { finish(); }
+Progress::~Progress() {
+  finish();
+}
 
 void Progress::advance(std::int64_t amount) {
   done_ += amount;
@@ -50,8 +52,10 @@ void Progress::print(bool last) {
   const auto amount = [this](double value) {
     return unit_ == Unit::kBytes ? format_bytes(value) : fmt::format("{:.0f}", value);
   };
-  std::string line = fmt::format("{}: {} of {}", title_, amount(static_cast<double>(done_)), amount(static_cast<double>(total_)));
-  if (total_ > 0) line += fmt::format(" ({:.0f} %)", 100.0 * static_cast<double>(done_) / static_cast<double>(total_));
+  std::string line = fmt::format("{}: {} of {}", title_, amount(static_cast<double>(done_)),
+                                 amount(static_cast<double>(total_)));
+  if (total_ > 0)
+    line += fmt::format(" ({:.0f} %)", 100.0 * static_cast<double>(done_) / static_cast<double>(total_));
   if (rate > 0) line += fmt::format(", {}/s", amount(rate));
   if (last) {
     line += fmt::format(", {:.1f} s", seconds);

@@ -23,7 +23,8 @@ inline float random_uniform(std::uint64_t seed, std::uint64_t counter) {
 // bounded by +-3.47, and good enough for weights and activations of speed runs.
 inline float random_normal(std::uint64_t seed, std::uint64_t counter) {
   const std::uint64_t bits = random_bits(seed, counter);
-  const auto sum = static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
+  const auto sum =
+      static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
   // Four uniforms on [0, 65535]: mean 131070, standard deviation 65535 * sqrt(4 / 12).
   return (sum - 131070.0f) * (1.0f / 37836.64f);
 }
@@ -36,7 +37,9 @@ class Random {
   float uniform() { return random_uniform(seed_, counter_++); }
   float normal() { return random_normal(seed_, counter_++); }
   // Uniform in [0, bound), bound > 0.
-  std::int64_t below(std::int64_t bound) { return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(bound)); }
+  std::int64_t below(std::int64_t bound) {
+    return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(bound));
+  }
 
  private:
   std::uint64_t seed_;

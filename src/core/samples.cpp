@@ -20,7 +20,8 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::vector<double> time_runs(const std::function<void()>& body, int warmup, int min_runs, double min_seconds) {
+std::vector<double> time_runs(const std::function<void()>& body, int warmup, int min_runs,
+                              double min_seconds) {
   for (int i = 0; i < warmup; ++i) body();
   std::vector<double> samples;
   double total = 0;

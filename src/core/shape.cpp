@@ -6,7 +6,8 @@
 namespace slidesparse {
 
 Shape::Shape(std::span<const std::int64_t> dims) {
-  if (dims.size() > kMaxRank) fail_input("a tensor of rank {}: at most {} are supported", dims.size(), kMaxRank);
+  if (dims.size() > kMaxRank)
+    fail_input("a tensor of rank {}: at most {} are supported", dims.size(), kMaxRank);
   for (const std::int64_t dim : dims) {
     if (dim < 0) fail_input("a tensor with the negative extent {}", dim);
     dims_[static_cast<std::size_t>(rank_++)] = dim;
@@ -23,6 +24,8 @@ std::int64_t Shape::count() const {
   return total;
 }
 
-std::string Shape::to_string() const { return fmt::format("[{}]", fmt::join(dims(), ", ")); }
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(dims(), ", "));
+}
 
 }  // namespace slidesparse

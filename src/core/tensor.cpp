@@ -31,7 +31,8 @@ TensorView TensorView::rows(std::int64_t begin, std::int64_t count) const {
   require(rank() > 0 && begin >= 0 && count >= 0 && begin + count <= dim(0),
           "rows [{}, {}) of a tensor of shape {}", begin, begin + count, shape.to_string());
   TensorView view = *this;
-  view.data = static_cast<std::byte*>(data) + begin * stride(0) * static_cast<std::int64_t>(dtype_size(dtype));
+  view.data =
+      static_cast<std::byte*>(data) + begin * stride(0) * static_cast<std::int64_t>(dtype_size(dtype));
   std::array<std::int64_t, Shape::kMaxRank> dims{};
   for (int i = 0; i < rank(); ++i) dims[static_cast<std::size_t>(i)] = dim(i);
   dims[0] = count;

@@ -28,8 +28,8 @@ std::size_t utf8_sequence(std::string_view text, std::size_t i) {
 
 // Columns that a UTF-8 string takes, one a code point.
 std::size_t display_width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 }  // namespace
@@ -53,7 +53,8 @@ std::string printable(std::string_view text, std::size_t limit) {
     const auto byte = static_cast<unsigned char>(text[i]);
     const std::size_t length = utf8_sequence(text, i);
     // C1 controls (U+0080..U+009F) drive terminals too.
-    const bool control = byte < 0x20 || byte == 0x7f || (length == 2 && byte == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0);
+    const bool control = byte < 0x20 || byte == 0x7f ||
+                         (length == 2 && byte == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0);
     if (length == 0 || control) {
       result += fmt::format("\\x{:02x}", byte);
       ++i;
@@ -86,7 +87,8 @@ void TextTable::add_row(std::vector<std::string> cells) {
 std::string TextTable::to_string() const {
   std::vector<std::size_t> width(header_.size());
   const auto widen = [&](const std::vector<std::string>& cells) {
-    for (std::size_t i = 0; i < cells.size(); ++i) width[i] = std::max({width[i], display_width(cells[i]), std::size_t{3}});
+    for (std::size_t i = 0; i < cells.size(); ++i)
+      width[i] = std::max({width[i], display_width(cells[i]), std::size_t{3}});
   };
   widen(header_);
   for (const auto& row : rows_) widen(row);

@@ -10,8 +10,8 @@ namespace slidesparse {
 // "1.50 GB" (decimal units), "812 B".
 std::string format_bytes(double bytes);
 
-// Text from outside made safe for one line of a terminal: control characters and invalid UTF-8 become \xNN, and
-// what exceeds `limit` bytes is cut with "...".
+// Text from outside made safe for one line of a terminal: control characters and invalid UTF-8 become \xNN,
+// and what exceeds `limit` bytes is cut with "...".
 std::string printable(std::string_view text, std::size_t limit = 200);
 
 // fnmatch-style: '*' any run, '?' any character, [a-z] sets; '*' matches '.' and '/' too.

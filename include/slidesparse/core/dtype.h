@@ -8,7 +8,20 @@
 namespace slidesparse {
 
 // Element types of tensors, with the names that safetensors gives them.
-enum class DType : std::uint8_t { kF32, kF16, kBF16, kF8E4M3, kI8, kU8, kI32, kI64, kF64, kBool, kI16, kF8E5M2 };
+enum class DType : std::uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kF8E4M3,
+  kI8,
+  kU8,
+  kI32,
+  kI64,
+  kF64,
+  kBool,
+  kI16,
+  kF8E5M2
+};
 
 // Size of one element in bytes.
 std::size_t dtype_size(DType dtype);
