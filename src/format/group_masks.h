@@ -48,6 +48,26 @@ inline std::uint64_t load_masks(const std::uint8_t* from) {
   return word;
 }
 
+// Reads or writes the `wanted` bytes (at most 7) of eight codes where `left` bytes are left in the row: a
+// whole word while there is room, whose surplus the next block reads again or overwrites.
+inline std::uint64_t load_codes(const std::uint8_t* from, std::int64_t left, int wanted) {
+  std::uint64_t word = 0;
+  if (left >= static_cast<std::int64_t>(sizeof(word))) {
+    std::memcpy(&word, from, sizeof(word));
+  } else {
+    std::memcpy(&word, from, static_cast<std::size_t>(std::min<std::int64_t>(wanted, left)));
+  }
+  return word;
+}
+
+inline void store_codes(std::uint8_t* to, std::uint64_t word, std::int64_t left, int wanted) {
+  if (left >= static_cast<std::int64_t>(sizeof(word))) {
+    std::memcpy(to, &word, sizeof(word));
+  } else {
+    std::memcpy(to, &word, static_cast<std::size_t>(std::min<std::int64_t>(wanted, left)));
+  }
+}
+
 // The code of a group with more than 2N-2 lanes that are not +0, or kNoCode when more than 2N-2 are not zero
 // at all: the +0 lane, if there is one, goes first, then the highest -0 lanes, which are added to
 // `negative_zeros`.
@@ -95,8 +115,7 @@ std::int64_t choose_lanes(const std::uint8_t* any, const std::uint8_t* real, std
     }
     const std::int64_t left = groups - block * 8;
     if (left < 8) code_word &= (std::uint64_t{1} << (left * kBits)) - 1;
-    std::memcpy(codes + block * kBits, &code_word,
-                static_cast<std::size_t>(std::min<std::int64_t>(kBits, code_bytes - block * kBits)));
+    store_codes(codes + block * kBits, code_word, code_bytes - block * kBits, kBits);
   }
   return -1;
 }
@@ -109,10 +128,7 @@ std::int64_t lanes_of_codes(const std::uint8_t* codes, std::int64_t groups, std:
   static constexpr auto kKept = kept_mask_table(kPattern);
   const std::int64_t code_bytes = (groups * kBits + 7) / 8;
   for (std::int64_t block = 0; block * 8 < groups; ++block) {
-    std::uint64_t code_word = 0;
-    const std::int64_t here = code_bytes - block * kBits;
-    std::memcpy(&code_word, codes + block * kBits,
-                static_cast<std::size_t>(std::min<std::int64_t>(kBits, here)));
+    const std::uint64_t code_word = load_codes(codes + block * kBits, code_bytes - block * kBits, kBits);
     bool bad = false;
     for (int half = 0; half < 2; ++half) {
       std::uint64_t kept = 0;

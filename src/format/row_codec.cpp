@@ -58,8 +58,8 @@ std::optional<std::int64_t> RowCodec::pack(const void* row, void* values, std::u
   return std::nullopt;
 }
 
-void RowCodec::decode(const void* values, const std::uint8_t* codes, std::int64_t row_number,
-                      const std::string& what) {
+void RowCodec::validate(const void* values, const std::uint8_t* codes, std::int64_t row_number,
+                        const std::string& what) {
   const std::int64_t bad =
       for_half_group(pattern_, [&]<int N>() { return lanes_of_codes<N>(codes, groups_, bytes_of(keep_)); });
   if (bad >= 0) {
@@ -96,13 +96,8 @@ void RowCodec::decode(const void* values, const std::uint8_t* codes, std::int64_
 
 void RowCodec::unpack(const void* values, const std::uint8_t* codes, void* row, std::int64_t row_number,
                       const std::string& what) {
-  decode(values, codes, row_number, what);
+  validate(values, codes, row_number, what);
   kernels_.expand(values, pattern_.values_per_row(k_), keep_.data(), row, k_);
-}
-
-void RowCodec::validate(const void* values, const std::uint8_t* codes, std::int64_t row_number,
-                        const std::string& what) {
-  decode(values, codes, row_number, what);
 }
 
 std::optional<std::int64_t> RowCodec::find_violation(const void* row) {

@@ -41,9 +41,6 @@ class RowCodec {
   std::vector<int> non_zero_lanes(std::int64_t group) const;
 
  private:
-  void decode(const void* values, const std::uint8_t* codes, std::int64_t row_number,
-              const std::string& what);
-
   Pattern pattern_;
   std::size_t element_size_;
   unsigned magnitude_;

@@ -88,7 +88,11 @@ SLIDESPARSE_AVX2 void compress(const void* row, std::int64_t k, const std::uint6
       const std::uint64_t mask = element_mask<E>(bits & ((1u << kStep) - 1));
       x = _pext_u64(x, mask);
       const std::int64_t filled = __builtin_popcountll(mask) / 8;
-      std::memcpy(out, &x, static_cast<std::size_t>(end - out >= 8 ? 8 : filled));
+      if (end - out >= 8) {
+        std::memcpy(out, &x, 8);  // the surplus is overwritten by the next word
+      } else {
+        std::memcpy(out, &x, static_cast<std::size_t>(filled));
+      }
       out += filled;
     }
   }
