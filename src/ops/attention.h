@@ -14,8 +14,8 @@ struct KvPages {
   TensorView values;
 };
 
-// A ragged batch as attention sees it. Sequence s owns tokens cu_seqlens[s] .. cu_seqlens[s + 1] - 1 of this step, whose positions end
-// at context_lengths[s] - 1; its cache pages are block_tables[s * max_blocks ..].
+// A ragged batch as attention sees it. Sequence s owns tokens cu_seqlens[s] .. cu_seqlens[s + 1] - 1 of this
+// step, whose positions end at context_lengths[s] - 1; its cache pages are block_tables[s * max_blocks ..].
 struct AttentionBatch {
   std::span<const std::int32_t> cu_seqlens;       // [sequences + 1]
   std::span<const std::int32_t> context_lengths;  // [sequences], this step included
@@ -24,12 +24,14 @@ struct AttentionBatch {
 };
 
 // Writes this step's k and v [tokens, kv_heads, head_dim] into the pages.
-void write_kv(const Context& context, const AttentionBatch& batch, const TensorView& k, const TensorView& v, const KvPages& pages);
+void write_kv(const Context& context, const AttentionBatch& batch, const TensorView& k, const TensorView& v,
+              const KvPages& pages);
 
-// Causal grouped-query attention over the pages (this step's keys are there already): q, out [tokens, heads, head_dim] BF16.
-// Softmax in FP32.
-void paged_attention(const Context& context, const AttentionBatch& batch, const TensorView& q, const KvPages& pages, double scale,
-                     const TensorView& out);
-std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads, std::int64_t head_dim);
+// Causal grouped-query attention over the pages (this step's keys are there already): q, out [tokens, heads,
+// head_dim] BF16. Softmax in FP32.
+void paged_attention(const Context& context, const AttentionBatch& batch, const TensorView& q,
+                     const KvPages& pages, double scale, const TensorView& out);
+std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads,
+                                       std::int64_t head_dim);
 
 }  // namespace slidesparse

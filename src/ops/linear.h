@@ -32,7 +32,7 @@ class Linear {
   const std::string& name() const;
   std::int64_t n() const;
   std::int64_t k() const;
-  DType dtype() const;       // what the input has to be quantised to
+  DType dtype() const;  // what the input has to be quantised to
   Pattern pattern() const;
   // Scratch that run() takes from the arena for m tokens.
   std::int64_t workspace_bytes(std::int64_t m) const;
@@ -47,7 +47,8 @@ class Linear {
   std::unique_ptr<State> state_;
 };
 
-// Quantises x [m, k] BF16 per token to `dtype` (BF16: a view of x) in arena memory. Bit-equal to quantise_tokens().
+// Quantises x [m, k] BF16 per token to `dtype` (BF16: a view of x) in arena memory. Bit-equal to
+// quantise_tokens().
 QuantisedInput quantise_input(const Context& context, const TensorView& x, DType dtype);
 
 }  // namespace slidesparse

@@ -1,0 +1,198 @@
+// Attention in FP32 arithmetic, compiled for each instruction set that has no BF16 dot products: the
+// including file defines SLIDESPARSE_TARGET and SLIDESPARSE_ATTENTION (the name of the table). Inner loops
+// have constant trip counts, so the compiler keeps their accumulators in registers.
+#include <algorithm>
+#include <cstring>
+
+#include "core/numeric.h"
+#include "kernels/cpu/ops_attention.h"
+#include "kernels/cpu/ops_exp.h"
+
+namespace slidesparse::kernels {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kRowTile = 4;
+constexpr float kLowest = -1e30f;
+
+std::int64_t padded_dim(std::int64_t head_dim) {
+  return (head_dim + kLanes - 1) / kLanes * kLanes;
+}
+
+// A packed block: keys [head_dim][kKeyBlock], then values [kKeyBlock][padded_dim], both FP32.
+std::int64_t packed_bytes(std::int64_t head_dim) {
+  return (head_dim + padded_dim(head_dim)) * kKeyBlock * static_cast<std::int64_t>(sizeof(float));
+}
+
+SLIDESPARSE_TARGET void pack(const KeyValueRows& rows, std::int64_t first, int count, std::int64_t head_dim,
+                             std::byte* packed) {
+  auto* keys = reinterpret_cast<float*>(packed);
+  float* values = keys + head_dim * kKeyBlock;
+  const std::int64_t width = padded_dim(head_dim);
+  std::memset(packed, 0, static_cast<std::size_t>(packed_bytes(head_dim)));
+  for (int j = 0; j < count; ++j) {
+    const std::uint16_t* key = rows.keys[first + j] + rows.offset;
+    const std::uint16_t* value = rows.values[first + j] + rows.offset;
+    for (std::int64_t i = 0; i < head_dim; ++i) {
+      keys[i * kKeyBlock + j] = bf16_to_float(key[i]);
+      values[j * width + i] = bf16_to_float(value[i]);
+    }
+  }
+}
+
+struct Scratch {
+  float* q;      // [kQueryBlock, head_dim]
+  float* score;  // [kQueryBlock, kKeyBlock]
+  float* out;    // [kQueryBlock, padded_dim]
+  float* largest;
+  float* sum;
+};
+
+Scratch carve(std::byte* memory, std::int64_t head_dim) {
+  Scratch scratch{};
+  scratch.q = reinterpret_cast<float*>(memory);
+  scratch.score = scratch.q + kQueryBlock * head_dim;
+  scratch.out = scratch.score + kQueryBlock * kKeyBlock;
+  scratch.largest = scratch.out + kQueryBlock * padded_dim(head_dim);
+  scratch.sum = scratch.largest + kQueryBlock;
+  return scratch;
+}
+
+std::int64_t attend_scratch_bytes(std::int64_t head_dim) {
+  const std::int64_t floats = kQueryBlock * (head_dim + kKeyBlock + padded_dim(head_dim) + 2);
+  return (floats * static_cast<std::int64_t>(sizeof(float)) + 63) / 64 * 64;
+}
+
+// score[r][j] = q[r] . key[j] for kRowTile rows and all keys of a block.
+SLIDESPARSE_TARGET void score_tile(const float* q, const float* keys, std::int64_t head_dim, float* score) {
+  for (int chunk = 0; chunk < kKeyBlock; chunk += kLanes) {
+    float acc[kRowTile][kLanes] = {};
+    for (std::int64_t i = 0; i < head_dim; ++i) {
+      const float* key = keys + i * kKeyBlock + chunk;
+      for (int r = 0; r < kRowTile; ++r) {
+        const float value = q[r * head_dim + i];
+        for (int lane = 0; lane < kLanes; ++lane) acc[r][lane] += value * key[lane];
+      }
+    }
+    for (int r = 0; r < kRowTile; ++r) std::memcpy(score + r * kKeyBlock + chunk, acc[r], sizeof(acc[r]));
+  }
+}
+
+// out[r] += sum_j p[r][j] value[j].
+SLIDESPARSE_TARGET void value_tile(const float* p, const float* values, std::int64_t width, int keys,
+                                   float* out) {
+  for (std::int64_t chunk = 0; chunk < width; chunk += kLanes) {
+    float acc[kRowTile][kLanes];
+    for (int r = 0; r < kRowTile; ++r) std::memcpy(acc[r], out + r * width + chunk, sizeof(acc[r]));
+    for (int j = 0; j < keys; ++j) {
+      const float* value = values + j * width + chunk;
+      for (int r = 0; r < kRowTile; ++r) {
+        const float weight = p[r * kKeyBlock + j];
+        for (int lane = 0; lane < kLanes; ++lane) acc[r][lane] += weight * value[lane];
+      }
+    }
+    for (int r = 0; r < kRowTile; ++r) std::memcpy(out + r * width + chunk, acc[r], sizeof(acc[r]));
+  }
+}
+
+// Turns one row of scores into weights e^(s - max), of which the first `visible` count; rescales what was
+// summed before.
+SLIDESPARSE_TARGET void soften_row(float* score, int visible, float scale, float* largest, float* sum,
+                                   float* out, std::int64_t width) {
+  float highest = *largest;
+  for (int j = 0; j < visible; ++j) highest = std::max(highest, score[j] * scale);
+  const float shrink = fast_exp(*largest - highest);
+  float lanes[kLanes] = {};
+  for (int j = 0; j < kKeyBlock; ++j) {
+    score[j] = j < visible ? fast_exp(score[j] * scale - highest) : 0.0f;
+    lanes[j % kLanes] += score[j];
+  }
+  float total = 0;
+  for (const float lane : lanes) total += lane;
+  *sum = *sum * shrink + total;
+  *largest = highest;
+  if (shrink != 1.0f) {
+    for (std::int64_t i = 0; i < width; ++i) out[i] *= shrink;
+  }
+}
+
+SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
+  const Scratch scratch = carve(memory, task.head_dim);
+  const std::int64_t width = padded_dim(task.head_dim);
+  std::memset(memory, 0, static_cast<std::size_t>(attend_scratch_bytes(task.head_dim)));
+  for (int r = 0; r < task.rows; ++r) {
+    for (std::int64_t i = 0; i < task.head_dim; ++i) {
+      scratch.q[r * task.head_dim + i] = bf16_to_float(task.q[r * task.q_stride + i]);
+    }
+    scratch.largest[r] = kLowest;
+  }
+  const std::int64_t last = task.first_position + task.rows - 1;
+  const std::byte* block = task.packed;
+  for (std::int64_t begin = 0; begin <= last; begin += kKeyBlock, block += packed_bytes(task.head_dim)) {
+    const auto* keys = reinterpret_cast<const float*>(block);
+    const float* values = keys + task.head_dim * kKeyBlock;
+    const int used = static_cast<int>(std::min<std::int64_t>(kKeyBlock, last + 1 - begin));
+    for (int tile = 0; tile < task.rows; tile += kRowTile) {
+      float* score = scratch.score + tile * kKeyBlock;
+      score_tile(scratch.q + tile * task.head_dim, keys, task.head_dim, score);
+      for (int r = tile; r < std::min(tile + kRowTile, task.rows); ++r) {
+        const std::int64_t visible =
+            std::clamp<std::int64_t>(task.first_position + r + 1 - begin, 0, kKeyBlock);
+        soften_row(scratch.score + r * kKeyBlock, static_cast<int>(visible), task.scale, scratch.largest + r,
+                   scratch.sum + r, scratch.out + r * width, width);
+      }
+      value_tile(score, values, width, used, scratch.out + tile * width);
+    }
+  }
+  for (int r = 0; r < task.rows; ++r) {
+    const float inverse = 1.0f / scratch.sum[r];
+    for (std::int64_t i = 0; i < task.head_dim; ++i) {
+      task.out[r * task.out_stride + i] = float_to_bf16(scratch.out[r * width + i] * inverse);
+    }
+  }
+}
+
+SLIDESPARSE_TARGET void decode(const DecodeTask& task, float* scores) {
+  for (int h = 0; h < task.heads; ++h) {
+    const std::uint16_t* q = task.q + h * task.q_stride;
+    float highest = kLowest;
+    for (std::int64_t t = 0; t < task.context; ++t) {
+      const std::uint16_t* key = task.rows.keys[t] + task.rows.offset;
+      float lanes[kLanes] = {};
+      std::int64_t i = 0;
+      for (; i + kLanes <= task.head_dim; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane)
+          lanes[lane] += bf16_to_float(q[i + lane]) * bf16_to_float(key[i + lane]);
+      }
+      for (int lane = 0; i < task.head_dim; ++i, ++lane)
+        lanes[lane] += bf16_to_float(q[i]) * bf16_to_float(key[i]);
+      float dot = 0;
+      for (const float lane : lanes) dot += lane;
+      scores[t] = dot * task.scale;
+      highest = std::max(highest, scores[t]);
+    }
+    float sum = 0;
+    for (std::int64_t t = 0; t < task.context; ++t) {
+      scores[t] = fast_exp(scores[t] - highest);
+      sum += scores[t];
+    }
+    const float inverse = 1.0f / sum;
+    for (std::int64_t begin = 0; begin < task.head_dim; begin += kLanes) {
+      const int lanes = static_cast<int>(std::min<std::int64_t>(kLanes, task.head_dim - begin));
+      float acc[kLanes] = {};
+      for (std::int64_t t = 0; t < task.context; ++t) {
+        const std::uint16_t* value = task.rows.values[t] + task.rows.offset + begin;
+        for (int lane = 0; lane < lanes; ++lane) acc[lane] += scores[t] * bf16_to_float(value[lane]);
+      }
+      for (int lane = 0; lane < lanes; ++lane) {
+        task.out[h * task.out_stride + begin + lane] = float_to_bf16(acc[lane] * inverse);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const AttentionKernels SLIDESPARSE_ATTENTION{packed_bytes, pack, attend_scratch_bytes, attend, decode};
+
+}  // namespace slidesparse::kernels
