@@ -1,11 +1,10 @@
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <memory>
-#include <optional>
 
 #include "slidesparse/core/dtype.h"
 
