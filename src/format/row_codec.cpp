@@ -44,6 +44,7 @@ RowCodec::RowCodec(Pattern pattern, DType dtype, std::int64_t k)
 
 std::optional<std::int64_t> RowCodec::pack(const void* row, void* values, std::uint8_t* codes,
                                            PackReport& report) {
+  if (k_ == 0) return std::nullopt;
   const std::int64_t non_zeros = kernels_.scan(row, k_, magnitude_, any_.data(), real_.data());
   std::int64_t negative_zeros = 0;
   const std::int64_t crowded = for_half_group(pattern_, [&]<int N>() {
@@ -96,6 +97,7 @@ void RowCodec::validate(const void* values, const std::uint8_t* codes, std::int6
 
 void RowCodec::unpack(const void* values, const std::uint8_t* codes, void* row, std::int64_t row_number,
                       const std::string& what) {
+  if (k_ == 0) return;
   validate(values, codes, row_number, what);
   kernels_.expand(values, pattern_.values_per_row(k_), keep_.data(), row, k_);
 }

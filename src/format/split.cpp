@@ -33,6 +33,7 @@ void scatter(const T* in, std::span<const std::int32_t> channels, T* row) {
                             const std::vector<int>& lanes, std::span<const std::int32_t> perm) {
   const auto first = static_cast<std::size_t>(quad * 4);
   std::vector<std::int32_t> non_zeros;
+  non_zeros.reserve(lanes.size());
   for (const int lane : lanes) non_zeros.push_back(perm[first + static_cast<std::size_t>(lane)]);
   fail_input(
       "{}: row {}, quad {} (channels {}) has {} non-zeros, in channels {}; the sparse part of a split layer "

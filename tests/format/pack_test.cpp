@@ -1,5 +1,8 @@
 #include "slidesparse/format/pack.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <bit>
 
 #include "format/format_oracle.h"
@@ -173,6 +176,55 @@ TEST_P(Pack, StridesAndBounds) {
                   strided.begin() + static_cast<std::ptrdiff_t>(5 * ld * size),
                   expected.begin() + static_cast<std::ptrdiff_t>(ld * size));
         EXPECT_EQ(out, expected);
+      }
+    }
+  }
+}
+
+// Memory whose last byte is followed by a page that must not be touched, as at the end of a mapped file.
+class GuardedBytes {
+ public:
+  explicit GuardedBytes(const Bytes& content) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t inside = (content.size() + page - 1) / page * page;
+    size_ = inside + page;
+    base_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(base_, MAP_FAILED);
+    EXPECT_EQ(mprotect(static_cast<std::uint8_t*>(base_) + inside, page, PROT_NONE), 0);
+    data_ = static_cast<std::uint8_t*>(base_) + inside - content.size();
+    if (!content.empty()) std::memcpy(data_, content.data(), content.size());
+  }
+  ~GuardedBytes() { munmap(base_, size_); }
+  GuardedBytes(const GuardedBytes&) = delete;
+  GuardedBytes& operator=(const GuardedBytes&) = delete;
+
+  std::uint8_t* data() const { return data_; }
+
+ private:
+  void* base_ = nullptr;
+  std::uint8_t* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+TEST_P(Pack, NeverReadsOrWritesBehindTheEnd) {
+  Random random(15);
+  for (const Pattern pattern : all_patterns()) {
+    for (const DType dtype : {DType::kI8, DType::kBF16}) {
+      for (const std::int64_t k : {1, 5, 31, 32, 33, 63, 64, 65, 127, 128, 200}) {
+        const Bytes dense = random_matrix(random, pattern, dtype, 2, k);
+        const Packed packed = pack(pattern, dtype, dense, 2, k);
+        const GuardedBytes guarded_dense(dense);
+        const GuardedBytes values(Bytes(packed.values.size()));
+        const GuardedBytes codes(Bytes(packed.codes.size()));
+        pack_rows(pattern, dtype, guarded_dense.data(), 2, k, k, values.data(), codes.data());
+        ASSERT_TRUE(std::equal(packed.values.begin(), packed.values.end(), values.data()));
+        ASSERT_TRUE(std::equal(packed.codes.begin(), packed.codes.end(), codes.data()));
+        const GuardedBytes out(Bytes(dense.size()));
+        const PackedView view{pattern, dtype, 2, k, values.data(), codes.data()};
+        unpack_rows(view, 0, 2, out.data(), k);
+        ASSERT_TRUE(std::equal(dense.begin(), dense.end(), out.data()));
+        validate_packed(view);
+        EXPECT_EQ(find_violation(pattern, dtype, guarded_dense.data(), 2, k, k), std::nullopt);
       }
     }
   }

@@ -147,11 +147,11 @@ TEST(Slide, RefusesMetadataThatNoMaskMakes) {
   const Pattern pattern = Pattern::parse("6:8");
   Bytes metadata = metadata_of(pack(pattern, DType::kI8, Bytes(32), 2, 16), pattern, DType::kI8, 2, 16);
   metadata[5] = 0;  // three bytes a row; both windows' slots at index 0
-  Bytes out(64);
+  Bytes out(256);
   EXPECT_THAT(refusal([&] { codes_from_metadata(pattern, 2, 16, metadata.data(), out.data()); }),
               HasSubstr("row 1, group 1"));
   EXPECT_THAT(
-      refusal([&] { expand_slid(pattern, DType::kI8, 2, 16, out.data(), metadata.data(), out.data() + 24); }),
+      refusal([&] { expand_slid(pattern, DType::kI8, 2, 16, out.data(), metadata.data(), out.data() + 64); }),
       HasSubstr("row 1, group 1"));
 }
 

@@ -15,7 +15,9 @@ struct DroppedPair {
 };
 
 // code = b(b-1)/2 + a: a bijection between pairs and 0 .. C(2N,2)-1.
-constexpr int encode_pair(DroppedPair pair) { return pair.b * (pair.b - 1) / 2 + pair.a; }
+constexpr int encode_pair(DroppedPair pair) {
+  return pair.b * (pair.b - 1) / 2 + pair.a;
+}
 
 constexpr DroppedPair decode_pair(int code) {
   int b = 1;

@@ -15,10 +15,10 @@ namespace slidesparse {
 // ascending, least significant bit first (docs/format.md).
 struct PackedView {
   Pattern pattern;
-  DType dtype = DType::kI8;          // 1- or 2-byte element types
-  std::int64_t rows = 0;             // N_out
-  std::int64_t k = 0;                // input channels
-  const void* values = nullptr;      // [rows, pattern.values_per_row(k)]
+  DType dtype = DType::kI8;             // 1- or 2-byte element types
+  std::int64_t rows = 0;                // N_out
+  std::int64_t k = 0;                   // input channels
+  const void* values = nullptr;         // [rows, pattern.values_per_row(k)]
   const std::uint8_t* codes = nullptr;  // [rows, pattern.code_bytes_per_row(k)]; null for dense
 
   std::int64_t value_bytes() const {
@@ -31,8 +31,8 @@ struct PackedView {
 struct PatternViolation {
   std::int64_t row = 0;
   std::int64_t group = 0;
-  int non_zeros = 0;       // how many the group has; pattern.kept() are allowed
-  std::string lanes;       // "0,1,2,4,5,6,7", lanes within the group
+  int non_zeros = 0;  // how many the group has; pattern.kept() are allowed
+  std::string lanes;  // "0,1,2,4,5,6,7", lanes within the group
 };
 
 // Counts of one pack call.
@@ -46,27 +46,33 @@ struct PackReport {
   }
 };
 
-// Packs `rows` rows of k elements (row stride `ld` elements) of a 1- or 2-byte dtype (I8, F8_E4M3, F16, BF16): values receives
-// rows * values_per_row(k) elements, codes rows * code_bytes_per_row(k) bytes (all of them are written, unused bits
-// are 0). Keeps all non-zeros, then -0.0 lanes, then +0.0 lanes, lowest first (design: docs/format.md, "Kept lanes"). Throws kInput
-// with row, group and lanes when a group has more than pattern.kept() non-zeros; row numbers start at
-// `first_row` and `what` names the tensor in the message. Dense copies the rows.
+// The functions below work on the calling thread and keep no state: disjoint rows may be given to many
+// threads. They choose their instructions by active_isa() (core/cpu.h); the bytes do not depend on it. Any
+// other dtype than I8, F8_E4M3, F16 and BF16 is refused with kInput.
+
+// Packs `rows` rows of k elements (row stride `ld` elements, `ld` >= k): `values` receives rows *
+// values_per_row(k) elements, `codes` rows * code_bytes_per_row(k) bytes (all of them are written, unused
+// bits are 0, and nothing behind them). Keeps all non-zeros, then -0.0 lanes, then +0.0 lanes, lowest first
+// (docs/format.md, "Kept lanes"). Throws kInput with row, group and lanes when a group has more than
+// pattern.kept() non-zeros; rows before it are written then. Row numbers start at `first_row` and `what`
+// names the tensor in the message. Dense copies the rows; `codes` may be null.
 PackReport pack_rows(Pattern pattern, DType dtype, const void* dense, std::int64_t rows, std::int64_t k,
                      std::int64_t ld, void* values, std::uint8_t* codes, std::int64_t first_row = 0,
                      const std::string& what = "matrix");
 
-// The inverse: writes rows * k elements with row stride `ld`; dropped lanes become zero bytes. Lanes beyond k are
-// not written. Throws kInput for a code that names no pair (row, group, code) and for a tail group whose values at lanes >= k are
-// not zero.
-void unpack_rows(const PackedView& packed, std::int64_t row_begin, std::int64_t rows, void* dense, std::int64_t ld,
-                 const std::string& what = "matrix");
+// The inverse, for rows row_begin .. row_begin + rows - 1 of the matrix: writes rows * k elements with row
+// stride `ld` from `dense` on; dropped lanes become zero bytes, lanes beyond k are not written. Throws kInput
+// for a code that names no pair (row, group, code), for set bits behind the last code of a row, and for a
+// tail group whose values at lanes >= k are not zero bytes.
+void unpack_rows(const PackedView& packed, std::int64_t row_begin, std::int64_t rows, void* dense,
+                 std::int64_t ld, const std::string& what = "matrix");
 
 // Checks codes and tail values without writing anything; throws as unpack_rows does.
 void validate_packed(const PackedView& packed, const std::string& what = "matrix");
 
 // The first group in [rows, k] that has more non-zeros than the pattern allows, if any. -0.0 counts as zero.
-std::optional<PatternViolation> find_violation(Pattern pattern, DType dtype, const void* dense, std::int64_t rows,
-                                               std::int64_t k, std::int64_t ld);
+std::optional<PatternViolation> find_violation(Pattern pattern, DType dtype, const void* dense,
+                                               std::int64_t rows, std::int64_t k, std::int64_t ld);
 
 // The tightest pattern of the list, in the order 2:4, 4:6 .. 14:16, that all rows obey; dense when none.
 Pattern find_pattern(DType dtype, const void* dense, std::int64_t rows, std::int64_t k, std::int64_t ld);

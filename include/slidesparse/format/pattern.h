@@ -6,15 +6,17 @@
 
 namespace slidesparse {
 
-// A (2N-2):2N structured sparsity pattern: at most `kept` non-zeros in each `group` consecutive input channels
-// (arXiv 2603.05232 writes the zeros, "2:8"; we write what is kept, "6:8"). Dense is the pattern 1:1.
+// A (2N-2):2N structured sparsity pattern: at most `kept` non-zeros in each `group` consecutive input
+// channels (arXiv 2603.05232 writes the zeros, "2:8"; we write what is kept, "6:8"). Dense is the pattern
+// 1:1.
 class Pattern {
  public:
   // Dense.
   constexpr Pattern() = default;
 
-  // "dense", "2:4", "4:6", "6:8", "8:10", "10:12", "12:14" or "14:16". Anything else throws kInput with the list of what is
-  // possible (and, where the text looks like zeros:group, with the kept:group that was probably meant).
+  // "dense", "2:4", "4:6", "6:8", "8:10", "10:12", "12:14" or "14:16". Anything else throws kInput with the
+  // list of what is possible (and, where the text looks like zeros:group, with the kept:group that was
+  // probably meant).
   static Pattern parse(std::string_view text);
   // The pattern with 2n lanes a group, 2 <= n <= 8.
   static constexpr Pattern of_half_group(int n) { return Pattern(2 * n - 2, 2 * n); }
@@ -37,7 +39,9 @@ class Pattern {
   // Kept values of one row (elements), padding included.
   constexpr std::int64_t values_per_row(std::int64_t k) const { return groups(k) * kept_; }
   // Bytes of one row's codes: byte-aligned rows.
-  constexpr std::int64_t code_bytes_per_row(std::int64_t k) const { return (groups(k) * code_bits() + 7) / 8; }
+  constexpr std::int64_t code_bytes_per_row(std::int64_t k) const {
+    return (groups(k) * code_bits() + 7) / 8;
+  }
   // K' = lanes after lifting: groups * 4 (N - 1); k itself for dense.
   constexpr std::int64_t lifted_k(std::int64_t k) const {
     return is_dense() ? k : groups(k) * 4 * (half_group() - 1);
