@@ -1,0 +1,237 @@
+#include "gemm/backends/cpu_rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/buffer.h"
+#include "core/checked.h"
+#include "core/fail.h"
+#include "core/parallel.h"
+#include "kernels/cpu/gemm_finish.h"
+#include "slidesparse/format/split.h"
+
+namespace slidesparse {
+namespace {
+
+constexpr auto kLine = static_cast<std::int64_t>(Buffer::kAlignment);
+// A panel, a tile of tokens and what the hardware prefetches have to share 1 MiB of second-level cache.
+constexpr std::int64_t kPanelBytes = std::int64_t{256} << 10;
+constexpr std::int64_t kFewestPanelRows = 8;
+constexpr std::int64_t kMostPanelRows = 128;
+// Rows whose sums a streaming thread collects before it finishes them: long loops for the vector units, few
+// bytes.
+constexpr std::int64_t kStreamRows = 64;
+// Below this many bytes of X one thread prepares all tokens: waking the others costs more.
+constexpr std::int64_t kSerialBytes = std::int64_t{32} << 10;
+
+GemmRows geometry(const GemmDesc& desc) {
+  GemmRows rows;
+  rows.value_stride = stored_values_per_row(desc) * static_cast<std::int64_t>(dtype_size(desc.w));
+  rows.code_stride = stored_code_bytes_per_row(desc);
+  if (desc.layout == Layout::kPacked) {
+    rows.half_group = desc.pattern.half_group();
+    rows.packed_values = desc.pattern.values_per_row(desc.k);
+    rows.packed_blocks = ceil_div(desc.pattern.groups(desc.k), block_groups(rows.half_group));
+  } else if (desc.layout == Layout::kSplit) {
+    const SplitShape shape = split_shape(desc.pattern, desc.k);
+    rows.half_group = 2;
+    rows.packed_values = shape.sparse / 2;
+    rows.packed_blocks = shape.sparse / block_lanes(2);
+    rows.dense_lanes = shape.dense;
+  } else {
+    rows.dense_lanes = desc.k;
+  }
+  rows.dense_blocks = ceil_div(rows.dense_lanes, kBlockSlots);
+  return rows;
+}
+
+// One token in blocks: channels in the order of the weights, slots without a lane zero. T is the element type
+// of X.
+template <typename T>
+void cut_token(const GemmRows& rows, const T* x, std::int64_t k, std::span<const std::int32_t> perm, T* out) {
+  const std::int64_t packed_lanes = std::min(k, rows.packed_blocks * block_lanes(rows.half_group));
+  const auto cut = [&](std::int64_t first, std::int64_t lanes, std::int64_t lanes_a_block, T* to) {
+    for (std::int64_t lane = 0; lane < lanes; lane += lanes_a_block, to += kBlockSlots) {
+      const std::int64_t here = std::min(lanes_a_block, lanes - lane);
+      if (perm.empty()) {
+        std::memcpy(to, x + first + lane, static_cast<std::size_t>(here) * sizeof(T));
+      } else {
+        for (std::int64_t i = 0; i < here; ++i) to[i] = x[perm[static_cast<std::size_t>(first + lane + i)]];
+      }
+      std::memset(to + here, 0, static_cast<std::size_t>(kBlockSlots - here) * sizeof(T));
+    }
+  };
+  cut(0, packed_lanes, block_lanes(rows.half_group), out);
+  cut(packed_lanes, rows.dense_lanes, kBlockSlots, out + rows.packed_blocks * kBlockSlots);
+}
+
+std::int32_t sum_of(const std::int8_t* x, std::int64_t count) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += x[i];
+  return sum;
+}
+
+// The parts of the workspace.
+struct Workspace {
+  std::byte* x = nullptr;
+  std::int32_t* offsets = nullptr;  // [m], I8 only
+  std::byte* tasks = nullptr;
+};
+
+class Run {
+ public:
+  Run(const RowsPlan& plan, const GemmDesc& desc, const CpuWeights& weights, const GemmArgs& args,
+      std::byte* workspace, std::int64_t tasks)
+      : plan_(plan), desc_(desc), weights_(weights), args_(args), rows_(plan.rows), tasks_(tasks) {
+    rows_.values = static_cast<const std::uint8_t*>(weights.source.values);
+    rows_.codes = weights.source.codes;
+    workspace_.x = workspace;
+    workspace_.offsets = reinterpret_cast<std::int32_t*>(workspace + token_bytes() * desc.m);
+    workspace_.tasks = workspace + plan.x_bytes;
+  }
+
+  void operator()() const {
+    if (tasks_ == 1 || token_bytes() * desc_.m <= kSerialBytes) {
+      prepare_tokens(0, 0, desc_.m);
+    } else {
+      parallel_for(tasks_, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t)
+          prepare_tokens(t, desc_.m * t / tasks_, desc_.m * (t + 1) / tasks_);
+      });
+    }
+    parallel_for(tasks_, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) multiply(t);
+    });
+  }
+
+ private:
+  std::int64_t token_bytes() const { return plan_.x_stride() * plan_.panel_element; }
+  std::byte* scratch(std::int64_t task) const { return workspace_.tasks + task * plan_.task_bytes; }
+  const std::byte* token(std::int64_t m) const { return workspace_.x + m * token_bytes(); }
+
+  void prepare_tokens(std::int64_t task, std::int64_t begin, std::int64_t end) const {
+    const std::int64_t stride = row_stride_x(desc_);
+    for (std::int64_t m = begin; m < end; ++m) {
+      std::byte* out = workspace_.x + m * token_bytes();
+      if (desc_.x == DType::kBF16) {
+        cut_token(rows_, static_cast<const std::uint16_t*>(args_.x) + m * stride, desc_.k,
+                  weights_.source.perm, reinterpret_cast<std::uint16_t*>(out));
+        continue;
+      }
+      const auto* x = static_cast<const std::uint8_t*>(args_.x) + m * stride;
+      const bool integers = desc_.x == DType::kI8;
+      auto* bytes = reinterpret_cast<std::uint8_t*>(integers ? out : scratch(task));
+      cut_token(rows_, x, desc_.k, weights_.source.perm, bytes);
+      if (integers) {
+        // Modulo 2^32, as the sums that it is taken from.
+        const auto offset = static_cast<std::uint32_t>(plan_.kernels->weight_offset);
+        const std::int32_t sum =
+            offset == 0 ? 0 : sum_of(reinterpret_cast<const std::int8_t*>(bytes), plan_.x_stride());
+        workspace_.offsets[m] = static_cast<std::int32_t>(offset * static_cast<std::uint32_t>(sum));
+      } else {
+        plan_.kernels->widen(bytes, plan_.blocks, reinterpret_cast<std::uint16_t*>(out));
+      }
+    }
+  }
+
+  // All rows of one thread, a panel at a time.
+  void multiply(std::int64_t task) const {
+    const std::int64_t quads = ceil_div(desc_.n, kTileRows);
+    const std::int64_t begin = std::min(desc_.n, quads * task / tasks_ * kTileRows);
+    const std::int64_t end = std::min(desc_.n, quads * (task + 1) / tasks_ * kTileRows);
+    std::byte* panel = scratch(task);
+    std::byte* sums = panel + (plan_.stream ? 0 : round_up(plan_.panel_rows * token_bytes(), kLine));
+    for (std::int64_t row = begin; row < end; row += plan_.panel_rows) {
+      const std::int64_t count = std::min(plan_.panel_rows, end - row);
+      if (!plan_.stream) {
+        for (std::int64_t r = 0; r < count; ++r) {
+          plan_.kernels->expand(rows_, row + r, 0, plan_.blocks, panel + r * token_bytes());
+        }
+      }
+      const std::int64_t tiles = ceil_div(desc_.m, plan_.stream ? kStreamTokens : kTileTokens);
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const std::int64_t m = desc_.m * tile / tiles;
+        const std::int64_t tokens = desc_.m * (tile + 1) / tiles - m;
+        if (plan_.stream) {
+          plan_.kernels->stream(rows_, row, count, token(m), plan_.x_stride(), tokens, sums,
+                                plan_.panel_rows);
+        } else {
+          multiply_tile(panel, count, m, tokens, sums);
+        }
+        finish(row, count, m, tokens, sums);
+      }
+    }
+  }
+
+  void multiply_tile(const std::byte* panel, std::int64_t count, std::int64_t m, std::int64_t tokens,
+                     std::byte* sums) const {
+    for (std::int64_t block = 0; block < plan_.blocks; block += kChunkBlocks) {
+      const std::int64_t at = block * kBlockSlots * plan_.panel_element;
+      plan_.kernels->tile(panel + at, plan_.x_stride(), count, token(m) + at, plan_.x_stride(), tokens,
+                          std::min(kChunkBlocks, plan_.blocks - block), block == 0, sums, plan_.panel_rows);
+    }
+  }
+
+  void finish(std::int64_t row, std::int64_t count, std::int64_t m, std::int64_t tokens,
+              const std::byte* sums) const {
+    GemmFinish finish;
+    finish.w_scale = weights_.scales.empty() ? nullptr : weights_.scales.data() + row;
+    finish.bias = weights_.bias.empty() ? nullptr : weights_.bias.data() + row;
+    finish.out_dtype = desc_.out;
+    const auto element = static_cast<std::int64_t>(dtype_size(desc_.out));
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      auto* out = static_cast<std::byte*>(args_.out) + ((m + t) * row_stride_out(desc_) + row) * element;
+      if (args_.x_scale != nullptr) finish.x_scale = args_.x_scale[m + t];
+      if (desc_.x == DType::kI8) {
+        finish.offset = workspace_.offsets[m + t];
+        gemm_finish(finish, reinterpret_cast<const std::int32_t*>(sums) + t * plan_.panel_rows, count, out);
+      } else {
+        gemm_finish(finish, reinterpret_cast<const float*>(sums) + t * plan_.panel_rows, count, out);
+      }
+    }
+  }
+
+  const RowsPlan& plan_;
+  const GemmDesc& desc_;
+  const CpuWeights& weights_;
+  const GemmArgs& args_;
+  GemmRows rows_;
+  Workspace workspace_;
+  std::int64_t tasks_;
+};
+
+}  // namespace
+
+RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
+  RowsPlan plan;
+  plan.rows = geometry(desc);
+  plan.kernels = &gemm_kernels(kernel.isa, desc.w);
+  plan.stream = kernel.method == CpuMethod::kStream;
+  plan.blocks = plan.rows.blocks();
+  plan.panel_element = desc.w == DType::kI8 ? 1 : 2;
+  const std::int64_t token_bytes = plan.x_stride() * plan.panel_element;
+  if (plan.stream) {
+    plan.panel_rows = kStreamRows;
+  } else {
+    plan.panel_rows =
+        std::clamp(kPanelBytes / token_bytes / kTileRows * kTileRows, kFewestPanelRows, kMostPanelRows);
+  }
+  const std::int64_t sum_bytes = 4 * kTileTokens * plan.panel_rows;
+  const std::int64_t panel_bytes = plan.stream ? 0 : plan.panel_rows * token_bytes;
+  plan.x_bytes = round_up(desc.m * (token_bytes + 4), kLine);
+  // FP8 tokens pass through the scratch as bytes on their way to BF16.
+  plan.task_bytes = std::max(round_up(panel_bytes, kLine) + round_up(sum_bytes, kLine), plan.x_stride());
+  return plan;
+}
+
+void run_rows(const RowsPlan& plan, const GemmDesc& desc, const CpuWeights& weights, const GemmArgs& args,
+              std::byte* workspace, std::int64_t workspace_bytes) {
+  const std::int64_t tasks = std::min<std::int64_t>(
+      std::min<std::int64_t>(thread_count(), (workspace_bytes - plan.x_bytes) / plan.task_bytes),
+      ceil_div(desc.n, kTileRows));
+  require(tasks >= 1, "{}: workspace of {} bytes, {} needed", desc.to_string(), workspace_bytes,
+          plan.workspace_bytes(1));
+  Run(plan, desc, weights, args, workspace, tasks)();
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "core/device.h"
+#include "gemm/backends/common.h"
+#include "gemm/backends/cpu_kernels.h"
+#include "kernels/cpu/gemm_kernels.h"
+
+namespace slidesparse {
+
+// How our own kernels cut a problem up. All sizes in bytes unless said.
+struct RowsPlan {
+  GemmRows rows;  // geometry; pointers are filled in by run
+  const GemmKernels* kernels = nullptr;
+  bool stream = false;
+  std::int64_t blocks = 0;         // of one row
+  std::int64_t panel_element = 1;  // bytes of a panel element
+  std::int64_t panel_rows = 0;     // rows expanded (or streamed) at a time
+  std::int64_t x_bytes = 0;        // all tokens in blocks, and their offsets behind
+  std::int64_t task_bytes = 0;     // panel and sums of one thread
+
+  std::int64_t x_stride() const { return blocks * kBlockSlots; }  // panel elements
+  std::int64_t workspace_bytes(std::int64_t tasks) const { return x_bytes + tasks * task_bytes; }
+};
+
+RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel);
+
+// `workspace` holds workspace_bytes; the weights are read where they lie.
+void run_rows(const RowsPlan& plan, const GemmDesc& desc, const CpuWeights& weights, const GemmArgs& args,
+              std::byte* workspace, std::int64_t workspace_bytes);
+
+}  // namespace slidesparse

@@ -1,0 +1,467 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/cpu/gemm_kernels.h"
+#include "slidesparse/format/codes.h"
+
+// The AVX-512 loops, written once for all dtypes: a dtype D says how a block of 64 slots becomes one or two
+// registers and how two blocks are multiplied. Only the avx512 files include this.
+namespace slidesparse::avx512 {
+
+// What a block of pattern (2N-2):2N is made of.
+template <int N>
+struct BlockShape {
+  static constexpr Pattern kPattern = Pattern::of_half_group(N);
+  static constexpr int kGroups = static_cast<int>(block_groups(N));
+  static constexpr int kKept = kGroups * kPattern.kept();
+  static constexpr int kBits = kPattern.code_bits();
+  // Eight blocks' codes begin and end on a byte.
+  static constexpr int kOctCodeBytes = kGroups * kBits;
+};
+
+inline __mmask64 first_lanes(std::int64_t count) {
+  return _cvtu64_mask64(_bzhi_u64(~std::uint64_t{0}, count < 0    ? 0u
+                                                     : count > 64 ? 64u
+                                                                  : static_cast<unsigned>(count)));
+}
+
+struct ByteTable {
+  alignas(64) std::array<std::uint8_t, 64> bytes{};
+};
+struct WideByteTable {
+  alignas(64) std::array<std::uint8_t, 128> bytes{};
+};
+
+inline __m512i load_table(const ByteTable& table) {
+  return _mm512_load_si512(table.bytes.data());
+}
+
+// Byte (first bit of qword q's codes) / 8 + j for byte j of qword q: puts the codes of a block into a qword
+// of its own.
+template <int N>
+constexpr ByteTable spread_table() {
+  using Shape = BlockShape<N>;
+  ByteTable table;
+  for (int q = 0; q < 8; ++q) {
+    for (int j = 0; j < 8; ++j) {
+      table.bytes[static_cast<std::size_t>(8 * q + j)] =
+          static_cast<std::uint8_t>((q * Shape::kOctCodeBytes / 8 + j) & 63);
+    }
+  }
+  return table;
+}
+
+// Bit at which field j of qword q begins, fields of `bits` bits.
+template <int N>
+constexpr ByteTable shift_table(int bits) {
+  using Shape = BlockShape<N>;
+  ByteTable table;
+  for (int q = 0; q < 8; ++q) {
+    for (int j = 0; j < 8; ++j) {
+      table.bytes[static_cast<std::size_t>(8 * q + j)] =
+          static_cast<std::uint8_t>((q * Shape::kOctCodeBytes % 8 + j * bits) & 63);
+    }
+  }
+  return table;
+}
+
+// For 2:4 two groups of 3 code bits make 8 lanes; for 6:8 one group of 5 does, whatever bit 5 holds.
+template <int N>
+constexpr ByteTable byte_mask_table() {
+  constexpr auto kKept = kept_mask_table(BlockShape<N>::kPattern);
+  ByteTable table;
+  for (std::size_t i = 0; i < 64; ++i) {
+    table.bytes[i] = static_cast<std::uint8_t>(N == 2 ? kKept[i & 7] | kKept[i >> 3] << 4 : kKept[i & 31]);
+  }
+  return table;
+}
+
+template <int N>
+constexpr WideByteTable wide_mask_table(int byte) {
+  constexpr auto kKept = kept_mask_table(BlockShape<N>::kPattern);
+  WideByteTable table;
+  for (std::size_t i = 0; i < 128; ++i) table.bytes[i] = static_cast<std::uint8_t>(kKept[i] >> (8 * byte));
+  return table;
+}
+
+// 4:6 has ten groups of 4 code bits a block: eight of them in the low qword of a 16-byte lane, two in the
+// high one.
+constexpr ByteTable spread_46_table(int first_block) {
+  ByteTable table;
+  for (int lane = 0; lane < 4; ++lane) {
+    for (int j = 0; j < 8; ++j) {
+      const int byte = (first_block + lane) * 5;
+      table.bytes[static_cast<std::size_t>(16 * lane + j)] = static_cast<std::uint8_t>((byte + j) & 63);
+      table.bytes[static_cast<std::size_t>(16 * lane + 8 + j)] =
+          static_cast<std::uint8_t>((byte + 4 + j) & 63);
+    }
+  }
+  return table;
+}
+constexpr ByteTable shift_46_table() {
+  ByteTable table;
+  for (std::size_t i = 0; i < 64; ++i) table.bytes[i] = static_cast<std::uint8_t>(i % 8 * 4);
+  return table;
+}
+constexpr ByteTable mask_46_table() {
+  constexpr auto kKept = kept_mask_table(BlockShape<3>::kPattern);
+  ByteTable table;
+  for (std::size_t i = 0; i < 64; ++i) table.bytes[i] = static_cast<std::uint8_t>(kKept[i % 16]);
+  return table;
+}
+
+// Kept lanes of eight blocks, bit = slot, from their codes (`bytes` of them are there; codes behind are read
+// as 0).
+template <int N>
+inline void decode_masks(const std::uint8_t* codes, std::int64_t bytes, std::uint64_t* masks) {
+  using Shape = BlockShape<N>;
+  const __m512i packed = _mm512_maskz_loadu_epi8(
+      first_lanes(bytes < Shape::kOctCodeBytes ? bytes : Shape::kOctCodeBytes), codes);
+  if constexpr (N == 2 || N == 4) {
+    static constexpr ByteTable kSpread = spread_table<N>();
+    static constexpr ByteTable kShift = shift_table<N>(N == 2 ? 6 : 5);
+    static constexpr ByteTable kMasks = byte_mask_table<N>();
+    const __m512i fields = _mm512_multishift_epi64_epi8(load_table(kShift),
+                                                        _mm512_permutexvar_epi8(load_table(kSpread), packed));
+    _mm512_storeu_si512(masks, _mm512_permutexvar_epi8(fields, load_table(kMasks)));
+  } else if constexpr (N == 3) {
+    static constexpr ByteTable kSpread[2] = {spread_46_table(0), spread_46_table(4)};
+    static constexpr ByteTable kShift = shift_46_table();
+    static constexpr ByteTable kMasks = mask_46_table();
+    constexpr std::uint64_t kSixBits = 0x3f3f3f3f3f3f3f3full;
+    for (int half = 0; half < 2; ++half) {
+      const __m512i fields = _mm512_and_si512(
+          _mm512_multishift_epi64_epi8(load_table(kShift),
+                                       _mm512_permutexvar_epi8(load_table(kSpread[half]), packed)),
+          _mm512_set1_epi8(15));
+      alignas(64) std::uint64_t words[8];
+      _mm512_store_si512(words, _mm512_shuffle_epi8(load_table(kMasks), fields));
+      for (int i = 0; i < 4; ++i) {
+        masks[4 * half + i] = _pext_u64(words[2 * i], kSixBits) | _pext_u64(words[2 * i + 1], 0x3f3f) << 48;
+      }
+    }
+  } else {
+    static constexpr ByteTable kSpread = spread_table<N>();
+    static constexpr ByteTable kShift = shift_table<N>(Shape::kBits);
+    static constexpr WideByteTable kLow = wide_mask_table<N>(0);
+    static constexpr WideByteTable kHigh = wide_mask_table<N>(1);
+    const __m512i fields =
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(load_table(kShift),
+                                                      _mm512_permutexvar_epi8(load_table(kSpread), packed)),
+                         _mm512_set1_epi8((1 << Shape::kBits) - 1));
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kLow.bytes.data()), fields,
+                                                 _mm512_load_si512(kLow.bytes.data() + 64));
+    const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kHigh.bytes.data()), fields,
+                                                  _mm512_load_si512(kHigh.bytes.data() + 64));
+    // One 16-bit mask a group: four groups a qword, even blocks in one register and odd ones in the other.
+    alignas(64) std::uint64_t words[2][8];
+    _mm512_store_si512(words[0], _mm512_unpacklo_epi8(low, high));
+    _mm512_store_si512(words[1], _mm512_unpackhi_epi8(low, high));
+    for (int block = 0; block < 8; ++block) {
+      const std::uint64_t* word = words[block & 1] + (block >> 1) * 2;
+      if constexpr (N == 5) {
+        masks[block] = _pext_u64(word[0], 0x03ff03ff03ff03ffull) | _pext_u64(word[1], 0x03ff03ffull) << 40;
+      } else if constexpr (N == 6) {
+        masks[block] = _pext_u64(word[0], 0x0fff0fff0fff0fffull) | (word[1] & 0x0fff) << 48;
+      } else if constexpr (N == 7) {
+        masks[block] = _pext_u64(word[0], 0x3fff3fff3fff3fffull);
+      } else {
+        masks[block] = word[0];
+      }
+    }
+  }
+}
+
+// Four registers of 16 partial sums to four sums, always added in the same order.
+inline __m128i reduce4(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+inline __m128 reduce4(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512d ab2 = _mm512_castps_pd(ab);
+  const __m512d cd2 = _mm512_castps_pd(cd);
+  const __m512 abcd = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab2, cd2)),
+                                    _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+inline __m128i add(__m128i a, __m128i b) {
+  return _mm_add_epi32(a, b);
+}
+inline __m128 add(__m128 a, __m128 b) {
+  return _mm_add_ps(a, b);
+}
+inline void load(__m128i& to, const std::int32_t* from, __mmask8 lanes) {
+  to = _mm_maskz_loadu_epi32(lanes, from);
+}
+inline void load(__m128& to, const float* from, __mmask8 lanes) {
+  to = _mm_maskz_loadu_ps(lanes, from);
+}
+inline void store(std::int32_t* to, __m128i x, __mmask8 lanes) {
+  _mm_mask_storeu_epi32(to, lanes, x);
+}
+inline void store(float* to, __m128 x, __mmask8 lanes) {
+  _mm_mask_storeu_ps(to, lanes, x);
+}
+
+// Adds the sums of four rows and T tokens to `sums`; `rows` of the four are real.
+template <typename D, int T>
+inline void store_sums(const typename D::Sums (&acc)[kTileRows][T], std::int64_t rows, std::int64_t tokens,
+                       bool first, typename D::Sum* sums, std::int64_t ld) {
+  const auto lanes = static_cast<__mmask8>((1u << rows) - 1u);
+  for (int t = 0; t < T; ++t) {
+    if (t >= tokens) break;
+    auto sum = reduce4(acc[0][t], acc[1][t], acc[2][t], acc[3][t]);
+    if (!first) {
+      decltype(sum) before;
+      load(before, sums + t * ld, lanes);
+      sum = add(before, sum);
+    }
+    store(sums + t * ld, sum, lanes);
+  }
+}
+
+template <typename D, int T>
+inline void tile_rows(const typename D::Panel* const (&w)[kTileRows], const typename D::Panel* x,
+                      std::int64_t x_stride, std::int64_t blocks, typename D::Sums (&acc)[kTileRows][T]) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::int64_t at = block * kBlockSlots;
+    const auto w0 = D::load_panel(w[0] + at);
+    const auto w1 = D::load_panel(w[1] + at);
+    const auto w2 = D::load_panel(w[2] + at);
+    const auto w3 = D::load_panel(w[3] + at);
+#pragma GCC unroll 6
+    for (int t = 0; t < T; ++t) {
+      const auto token = D::load_panel(x + t * x_stride + at);
+      acc[0][t] = D::dot(acc[0][t], w0, token);
+      acc[1][t] = D::dot(acc[1][t], w1, token);
+      acc[2][t] = D::dot(acc[2][t], w2, token);
+      acc[3][t] = D::dot(acc[3][t], w3, token);
+    }
+  }
+}
+
+template <typename D, int T>
+void tile_tokens(const typename D::Panel* panel, std::int64_t panel_stride, std::int64_t rows,
+                 const typename D::Panel* x, std::int64_t x_stride, std::int64_t blocks, bool first,
+                 typename D::Sum* sums, std::int64_t ld) {
+  for (std::int64_t row = 0; row < rows; row += kTileRows) {
+    const std::int64_t here = rows - row < kTileRows ? rows - row : kTileRows;
+    const typename D::Panel* w[kTileRows];
+    for (std::int64_t r = 0; r < kTileRows; ++r)
+      w[r] = panel + (row + (r < here ? r : here - 1)) * panel_stride;
+    typename D::Sums acc[kTileRows][T];
+    for (auto& of_row : acc) {
+      for (auto& value : of_row) value = D::zero();
+    }
+    tile_rows<D, T>(w, x, x_stride, blocks, acc);
+    store_sums<D, T>(acc, here, T, first, sums + row, ld);
+  }
+}
+
+template <typename D>
+void tile(const void* panel, std::int64_t panel_stride, std::int64_t rows, const void* x,
+          std::int64_t x_stride, std::int64_t tokens, std::int64_t blocks, bool first, void* sums,
+          std::int64_t ld) {
+  const auto go = [&]<int T>() {
+    tile_tokens<D, T>(static_cast<const typename D::Panel*>(panel), panel_stride, rows,
+                      static_cast<const typename D::Panel*>(x), x_stride, blocks, first,
+                      static_cast<typename D::Sum*>(sums), ld);
+  };
+  switch (tokens) {
+    case 1:
+      go.template operator()<1>();
+      break;
+    case 2:
+      go.template operator()<2>();
+      break;
+    case 3:
+      go.template operator()<3>();
+      break;
+    case 4:
+      go.template operator()<4>();
+      break;
+    case 5:
+      go.template operator()<5>();
+      break;
+    default:
+      go.template operator()<6>();
+      break;
+  }
+}
+
+// Four stored rows; those behind the last are the last again.
+struct RowCursor {
+  const std::uint8_t* values[kTileRows];
+  const std::uint8_t* codes[kTileRows];
+};
+
+// Adds blocks [begin, end) of four stored rows times T tokens. N = 0: no packed part.
+template <typename D, int N, int T>
+inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::int64_t begin, std::int64_t end,
+                          const typename D::Panel* const (&x)[T], typename D::Sums (&acc)[kTileRows][T]) {
+  std::int64_t block = begin;
+  if constexpr (N != 0) {
+    using Shape = BlockShape<N>;
+    const std::int64_t packed_end = end < rows.packed_blocks ? end : rows.packed_blocks;
+    const std::int64_t full = rows.packed_values / Shape::kKept;  // blocks before the one that is part empty
+    while (block < packed_end) {
+      std::uint64_t masks[kTileRows][8];
+      const std::int64_t code = block / 8 * Shape::kOctCodeBytes;
+#pragma GCC unroll 4
+      for (int r = 0; r < kTileRows; ++r)
+        decode_masks<N>(cursor.codes[r] + code, rows.code_stride - code, masks[r]);
+      const std::int64_t stop = block + 8 < packed_end ? block + 8 : packed_end;
+      const auto multiply = [&](std::int64_t b, int i, std::int64_t available)
+          __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kTileRows; ++r) {
+          const auto w =
+              D::load_packed(cursor.values[r] + b * Shape::kKept * D::kBytes, masks[r][i], available);
+#pragma GCC unroll 4
+          for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + b * kBlockSlots));
+        }
+      };
+      if (stop - block == 8 && stop <= full) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) multiply(block + i, i, Shape::kKept);
+      } else {
+        for (std::int64_t b = block; b < stop; ++b) {
+          const std::int64_t left = rows.packed_values - b * Shape::kKept;
+          multiply(b, static_cast<int>(b - block), left < Shape::kKept ? left : Shape::kKept);
+        }
+      }
+      block = stop;
+    }
+  }
+  for (; block < end; ++block) {
+    const std::int64_t lane = (block - rows.packed_blocks) * kBlockSlots;
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r) {
+      const auto w =
+          D::load_dense(cursor.values[r] + (rows.packed_values + lane) * D::kBytes, rows.dense_lanes - lane);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + block * kBlockSlots));
+    }
+  }
+}
+
+template <typename D, int N, int T>
+void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, const typename D::Panel* x,
+                   std::int64_t x_stride, std::int64_t tokens, typename D::Sum* sums, std::int64_t ld) {
+  const typename D::Panel* token[T];
+  for (std::int64_t t = 0; t < T; ++t) token[t] = x + (t < tokens ? t : tokens - 1) * x_stride;
+  for (std::int64_t first = 0; first < count; first += kTileRows) {
+    const std::int64_t here = count - first < kTileRows ? count - first : kTileRows;
+    RowCursor cursor;
+    for (std::int64_t r = 0; r < kTileRows; ++r) {
+      const std::int64_t at = row + first + (r < here ? r : here - 1);
+      cursor.values[r] = rows.values + at * rows.value_stride;
+      cursor.codes[r] = rows.codes + at * rows.code_stride;
+    }
+    for (std::int64_t block = 0; block < rows.blocks(); block += D::kChunk) {
+      const std::int64_t end = rows.blocks() - block < D::kChunk ? rows.blocks() : block + D::kChunk;
+      typename D::Sums acc[kTileRows][T];
+      for (auto& of_row : acc) {
+        for (auto& value : of_row) value = D::zero();
+      }
+      stream_blocks<D, N, T>(rows, cursor, block, end, token, acc);
+      store_sums<D, T>(acc, here, tokens, block == 0, sums + first, ld);
+    }
+  }
+}
+
+template <typename Function>
+inline void with_half_group(int n, const Function& function) {
+  switch (n) {
+    case 2:
+      function.template operator()<2>();
+      break;
+    case 3:
+      function.template operator()<3>();
+      break;
+    case 4:
+      function.template operator()<4>();
+      break;
+    case 5:
+      function.template operator()<5>();
+      break;
+    case 6:
+      function.template operator()<6>();
+      break;
+    case 7:
+      function.template operator()<7>();
+      break;
+    case 8:
+      function.template operator()<8>();
+      break;
+    default:
+      function.template operator()<0>();
+      break;
+  }
+}
+
+template <typename D>
+void stream(const GemmRows& rows, std::int64_t row, std::int64_t count, const void* x, std::int64_t x_stride,
+            std::int64_t tokens, void* sums, std::int64_t ld) {
+  with_half_group(rows.half_group, [&]<int N>() {
+    const auto* token = static_cast<const typename D::Panel*>(x);
+    auto* out = static_cast<typename D::Sum*>(sums);
+    if (tokens == 1) {
+      stream_tokens<D, N, 1>(rows, row, count, token, x_stride, tokens, out, ld);
+    } else if (tokens == 2) {
+      stream_tokens<D, N, 2>(rows, row, count, token, x_stride, tokens, out, ld);
+    } else {
+      stream_tokens<D, N, 4>(rows, row, count, token, x_stride, tokens, out, ld);
+    }
+  });
+}
+
+template <typename D, int N>
+void expand_row(const GemmRows& rows, std::int64_t row, std::int64_t first, std::int64_t count,
+                typename D::Panel* panel) {
+  const std::uint8_t* values = rows.values + row * rows.value_stride;
+  const std::int64_t end = first + count;
+  std::int64_t block = first;
+  if constexpr (N != 0) {
+    using Shape = BlockShape<N>;
+    const std::uint8_t* codes = rows.codes + row * rows.code_stride;
+    const std::int64_t packed_end = end < rows.packed_blocks ? end : rows.packed_blocks;
+    while (block < packed_end) {
+      std::uint64_t masks[8];
+      const std::int64_t code = block / 8 * Shape::kOctCodeBytes;
+      decode_masks<N>(codes + code, rows.code_stride - code, masks);
+      const std::int64_t stop = block / 8 * 8 + 8 < packed_end ? block / 8 * 8 + 8 : packed_end;
+      for (; block < stop; ++block, panel += kBlockSlots) {
+        const std::int64_t left = rows.packed_values - block * Shape::kKept;
+        D::store_panel(panel, D::load_packed(values + block * Shape::kKept * D::kBytes, masks[block % 8],
+                                             left < Shape::kKept ? left : Shape::kKept));
+      }
+    }
+  }
+  for (; block < end; ++block, panel += kBlockSlots) {
+    const std::int64_t lane = (block - rows.packed_blocks) * kBlockSlots;
+    D::store_panel(panel,
+                   D::load_dense(values + (rows.packed_values + lane) * D::kBytes, rows.dense_lanes - lane));
+  }
+}
+
+template <typename D>
+void expand(const GemmRows& rows, std::int64_t row, std::int64_t first, std::int64_t count, void* panel) {
+  with_half_group(rows.half_group, [&]<int N>() {
+    expand_row<D, N>(rows, row, first, count, static_cast<typename D::Panel*>(panel));
+  });
+}
+
+}  // namespace slidesparse::avx512
