@@ -94,6 +94,8 @@ void register_all() {
       for (const DType dtype : {DType::kF8E4M3, DType::kBF16}) {
         for (int n = 2; n <= 9; ++n) {
           const Pattern pattern = n == 9 ? Pattern() : Pattern::of_half_group(n);
+          // Dense has nothing to check.
+          if (pattern.is_dense() && (work == Work::kValidate || work == Work::kFindViolation)) continue;
           const std::string title = name + "/" + pattern.to_string() + "/" + std::string(dtype_name(dtype)) +
                                     "/" + std::string(isa_name(isa));
           benchmark::RegisterBenchmark(title.c_str(),
