@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "slidesparse/core/dtype.h"
+#include "slidesparse/format/pattern.h"
+
+namespace slidesparse {
+
+// "int8", "fp8" or "bf16" on the command line. Throws kUsage with the list.
+DType parse_dtype_option(const std::string& text);
+std::string_view dtype_option_name(DType dtype);
+
+// Pattern::parse with the error of a wrong option (exit code 2).
+Pattern parse_pattern_option(const std::string& text);
+// "dense,2:4,6:8", each once.
+std::vector<Pattern> parse_pattern_list(const std::vector<std::string>& texts);
+
+}  // namespace slidesparse
