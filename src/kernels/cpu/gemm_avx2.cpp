@@ -161,6 +161,7 @@ struct Int8 {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   static Sums dot(Sums acc, __m256i w, __m256i x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
+  static void opaque(__m256i& w) { asm volatile("" : "+x"(w)); }
   static Sum reduce(Sums acc) {
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(acc), _mm256_extracti128_si256(acc, 1));
     const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
@@ -188,6 +189,7 @@ struct Bf16 {
   static Sums dot(Sums acc, Pair w, Pair x) {
     return _mm256_fmadd_ps(w.odd, x.odd, _mm256_fmadd_ps(w.even, x.even, acc));
   }
+  static void opaque(Pair& w) { asm volatile("" : "+x"(w.even), "+x"(w.odd)); }
   static Sum reduce(Sums acc) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps(acc, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -219,6 +221,24 @@ void multiply(const typename D::Panel* w, std::int64_t w_stride, const typename 
   }
 }
 
+// Eight accumulators' products, `rounds` times, operands in registers.
+template <typename D>
+std::int64_t peak(std::int64_t rounds) {
+  constexpr int kAccumulators = 8;
+  alignas(32) typename D::Panel block[16] = {};
+  auto w = D::load(block);
+  typename D::Sums acc[kAccumulators];
+  for (auto& value : acc) value = D::zero();
+  for (std::int64_t i = 0; i < rounds; ++i) {
+    for (auto& value : acc) value = D::dot(value, w, w);
+    D::opaque(w);
+  }
+  typename D::Sum sum = 0;
+  for (const auto& value : acc) sum += D::reduce(value);
+  asm volatile("" : "+m"(sum));
+  return rounds * kAccumulators * 16 * 2;
+}
+
 template <typename D>
 void tile(const void* panel, std::int64_t panel_stride, std::int64_t rows, const void* x,
           std::int64_t x_stride, std::int64_t tokens, std::int64_t blocks, bool first, void* sums,
@@ -244,9 +264,9 @@ void tile(const void* panel, std::int64_t panel_stride, std::int64_t rows, const
 }  // namespace
 
 const GemmKernels& avx2_gemm_kernels(DType dtype) {
-  static const GemmKernels kI8{Isa::kAvx2, 0, expand<1>, nullptr, tile<Int8>, nullptr};
-  static const GemmKernels kF8{Isa::kAvx2, 0, expand_f8, widen, tile<Bf16>, nullptr};
-  static const GemmKernels kBf16{Isa::kAvx2, 0, expand<2>, nullptr, tile<Bf16>, nullptr};
+  static const GemmKernels kI8{Isa::kAvx2, 0, expand<1>, nullptr, tile<Int8>, nullptr, peak<Int8>};
+  static const GemmKernels kF8{Isa::kAvx2, 0, expand_f8, widen, tile<Bf16>, nullptr, peak<Bf16>};
+  static const GemmKernels kBf16{Isa::kAvx2, 0, expand<2>, nullptr, tile<Bf16>, nullptr, peak<Bf16>};
   if (dtype == DType::kI8) return kI8;
   return dtype == DType::kF8E4M3 ? kF8 : kBf16;
 }

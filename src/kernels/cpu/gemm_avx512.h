@@ -382,6 +382,28 @@ void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, c
   }
 }
 
+// As many products as there are accumulators in a tile, `rounds` times. The empty assembly keeps the compiler
+// from seeing that nothing changes.
+template <typename D>
+std::int64_t peak(std::int64_t rounds) {
+  constexpr int kAccumulators = 24;
+  alignas(64) typename D::Panel block[kBlockSlots] = {};
+  auto w = D::load_panel(block);
+  auto x = D::load_panel(block);
+  typename D::Sums acc[kAccumulators];
+  for (auto& value : acc) value = D::zero();
+  for (std::int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 24
+    for (auto& value : acc) value = D::dot(value, w, x);
+    D::opaque(w);
+  }
+  auto sum = reduce4(acc[0], acc[1], acc[2], acc[3]);
+  for (int i = 4; i < kAccumulators; i += 4)
+    sum = add(sum, reduce4(acc[i], acc[i + 1], acc[i + 2], acc[i + 3]));
+  D::opaque_sum(sum);
+  return rounds * kAccumulators * kBlockSlots * 2;
+}
+
 template <typename Function>
 inline void with_half_group(int n, const Function& function) {
   switch (n) {

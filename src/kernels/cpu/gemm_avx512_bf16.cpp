@@ -38,6 +38,8 @@ struct Bf16 {
   static Wide load_dense(const std::uint8_t* values, std::int64_t available) {
     return {load(values, available), load(values + 64, available - 32)};
   }
+  static void opaque(Wide& w) { asm volatile("" : "+v"(w.low), "+v"(w.high)); }
+  static void opaque_sum(__m128& sum) { asm volatile("" : "+v"(sum)); }
   static Sums dot(Sums acc, Wide w, Wide x) {
     acc = _mm512_dpbf16_ps(acc, (__m512bh)w.low, (__m512bh)x.low);
     return _mm512_dpbf16_ps(acc, (__m512bh)w.high, (__m512bh)x.high);
@@ -47,8 +49,9 @@ struct Bf16 {
 }  // namespace
 
 const GemmKernels& avx512_bf16_gemm_kernels() {
-  static const GemmKernels kKernels{Isa::kAvx512,        0, avx512::expand<Bf16>, nullptr, avx512::tile<Bf16>,
-                                    avx512::stream<Bf16>};
+  static const GemmKernels kKernels{
+      Isa::kAvx512,      0, avx512::expand<Bf16>, nullptr, avx512::tile<Bf16>, avx512::stream<Bf16>,
+      avx512::peak<Bf16>};
   return kKernels;
 }
 

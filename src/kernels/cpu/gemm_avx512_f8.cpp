@@ -63,6 +63,8 @@ struct Fp8 {
   static Wide load_dense(const std::uint8_t* values, std::int64_t available) {
     return widen_block(_mm512_maskz_loadu_epi8(avx512::first_lanes(available), values));
   }
+  static void opaque(Wide& w) { asm volatile("" : "+v"(w.low), "+v"(w.high)); }
+  static void opaque_sum(__m128& sum) { asm volatile("" : "+v"(sum)); }
   static Sums dot(Sums acc, Wide w, Wide x) {
     acc = _mm512_dpbf16_ps(acc, (__m512bh)w.low, (__m512bh)x.low);
     return _mm512_dpbf16_ps(acc, (__m512bh)w.high, (__m512bh)x.high);
@@ -78,8 +80,8 @@ void widen(const std::uint8_t* x, std::int64_t blocks, std::uint16_t* out) {
 }  // namespace
 
 const GemmKernels& avx512_f8_gemm_kernels() {
-  static const GemmKernels kKernels{Isa::kAvx512,       0, avx512::expand<Fp8>, widen, avx512::tile<Fp8>,
-                                    avx512::stream<Fp8>};
+  static const GemmKernels kKernels{
+      Isa::kAvx512, 0, avx512::expand<Fp8>, widen, avx512::tile<Fp8>, avx512::stream<Fp8>, avx512::peak<Fp8>};
   return kKernels;
 }
 

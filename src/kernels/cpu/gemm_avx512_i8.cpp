@@ -24,6 +24,8 @@ struct Int8 {
   static __m512i load_dense(const std::uint8_t* values, std::int64_t available) {
     return shift(_mm512_maskz_loadu_epi8(avx512::first_lanes(available), values));
   }
+  static void opaque(__m512i& w) { asm volatile("" : "+v"(w)); }
+  static void opaque_sum(__m128i& sum) { asm volatile("" : "+v"(sum)); }
   static Sums dot(Sums acc, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(acc, w, x); }
 };
 
@@ -31,7 +33,8 @@ struct Int8 {
 
 const GemmKernels& avx512_i8_gemm_kernels() {
   static const GemmKernels kKernels{
-      Isa::kAvx512, 128, avx512::expand<Int8>, nullptr, avx512::tile<Int8>, avx512::stream<Int8>};
+      Isa::kAvx512,      128, avx512::expand<Int8>, nullptr, avx512::tile<Int8>, avx512::stream<Int8>,
+      avx512::peak<Int8>};
   return kKernels;
 }
 

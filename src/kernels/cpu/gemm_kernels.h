@@ -79,7 +79,14 @@ struct GemmKernels {
   // blocks. Null: none.
   void (*stream)(const GemmRows& rows, std::int64_t row, std::int64_t count, const void* x,
                  std::int64_t x_stride, std::int64_t tokens, void* sums, std::int64_t ld) = nullptr;
+
+  // Multiplies registers with each other `rounds` times and returns how many multiplications and additions
+  // that were: the limit of `tile`. Null where there is no such instruction to speak of.
+  std::int64_t (*peak)(std::int64_t rounds) = nullptr;
 };
+
+// Reads `count` 8-byte words as fast as memory gives them; returns their sum.
+std::uint64_t read_words(const std::uint64_t* words, std::int64_t count);
 
 // dtype: kI8, kF8E4M3 or kBF16.
 const GemmKernels& gemm_kernels(Isa isa, DType dtype);

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/cpu.h"
+#include "slidesparse/core/dtype.h"
+
+namespace slidesparse {
+
+// What this machine can do at most, measured: all threads together, under active_isa().
+struct MachineLimits {
+  double read_bytes_per_second = 0;  // plain loop over memory that no cache holds
+  double int8_ops_per_second = 0;    // multiplications and additions, operands in registers; 0: not known
+  double bf16_flops_per_second = 0;
+  int threads = 0;
+  Isa isa = Isa::kPortable;
+
+  double ops_per_second(DType dtype) const {
+    return dtype == DType::kI8 ? int8_ops_per_second : bf16_flops_per_second;
+  }
+};
+
+// Takes about 3 * `seconds`.
+MachineLimits measure_machine_limits(double seconds = 0.3);
+
+// Bytes of the last-level cache; a guess of 64 MiB where the system does not say.
+std::int64_t last_level_cache_bytes();
+
+}  // namespace slidesparse
