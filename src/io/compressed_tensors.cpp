@@ -16,7 +16,7 @@ constexpr const char* kSection = "quantization_config";
 constexpr std::string_view kExpressionPrefix = "re:";
 // The class of module that every linear layer of our models is.
 constexpr std::string_view kLinearClass = "Linear";
-constexpr std::size_t kMaxEntries = 100'000;
+constexpr std::size_t kMaxEntries = 10'000;
 constexpr std::size_t kMaxEntryBytes = 1024;
 // Steps of backtracking; names have under 100 bytes and honest expressions need a few hundred steps.
 constexpr std::uint32_t kMatchLimit = 100'000;
@@ -263,8 +263,7 @@ std::string config_with_compressed_tensors(const std::string& config_text, DType
                                            const std::vector<std::string>& ignore) {
   require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16,
           "no compressed-tensors form of {}", dtype_name(dtype));
-  if (!parse_json(config_text, "config.json").is_object()) fail_input("config.json: expected an object");
-  OrderedJson config = OrderedJson::parse(config_text);
+  OrderedJson config = parse_ordered_object(config_text, "config.json");
   config.erase("slidesparse");
   config.erase(kSection);
   if (dtype != DType::kBF16) {

@@ -82,6 +82,17 @@ const std::string& to_text(const Json& value, std::string_view key, const std::s
   return value.get_ref<const std::string&>();
 }
 
+// Keys of one object that ordered JSON can take: its objects are lists, so n keys cost n^2.
+constexpr std::size_t kMaxOrderedKeys = 10'000;
+
+void check_key_counts(const Json& value, const std::string& name) {
+  if (!value.is_structured()) return;
+  if (value.is_object() && value.size() > kMaxOrderedKeys) {
+    fail_input("{}: an object has {} keys, at most {} are accepted", name, value.size(), kMaxOrderedKeys);
+  }
+  for (const Json& item : value) check_key_counts(item, name);  // at most as deep as parse_json allows
+}
+
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& file, int max_depth) {
@@ -119,6 +130,14 @@ Json parse_json(std::string_view text, const std::string& file, int max_depth) {
       message.remove_prefix(bracket + 2);
     fail_input("{}: not valid JSON: {}", name, printable(message));
   }
+}
+
+OrderedJson parse_ordered_object(std::string_view text, const std::string& file) {
+  const std::string name = printable(file, 400);
+  const Json checked = parse_json(text, file);
+  if (!checked.is_object()) fail_input("{}: expected an object, found {}", name, describe(checked));
+  check_key_counts(checked, name);
+  return OrderedJson::parse(text.begin(), text.end());
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::int64_t limit) {

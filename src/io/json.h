@@ -18,6 +18,11 @@ using OrderedJson = nlohmann::ordered_json;
 // repeats a key in one object, or is not UTF-8.
 Json parse_json(std::string_view text, const std::string& file, int max_depth = 64);
 
+// The same for an object whose keys keep their order, for texts that are changed and written again. Also
+// refuses an object that is not one at the top, and more than 10,000 keys in one object: ordered objects are
+// searched from their start.
+OrderedJson parse_ordered_object(std::string_view text, const std::string& file);
+
 // Reads a whole small file (at most `limit` bytes); throws kIo / kInput.
 std::string read_text_file(const std::filesystem::path& path, std::int64_t limit = 256 << 20);
 

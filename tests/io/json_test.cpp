@@ -1,5 +1,6 @@
 #include "io/json.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 
 #include "test_files.h"
@@ -76,6 +77,19 @@ TEST(JsonAccess, OtherTypes) {
   EXPECT_THAT(error_of([&] { json_string(object, "b", "w"); }), HasSubstr("must be a string, found true"));
   EXPECT_THAT(error_of([&] { json_object_or_null(object, "s", "w"); }),
               HasSubstr("must be an object, found \"x\""));
+}
+
+TEST(ParseOrderedObject, KeepsTheOrderAndBoundsTheKeys) {
+  EXPECT_EQ(parse_ordered_object(R"({"b": 1, "a": {"d": 2, "c": 3}})", "f").dump(),
+            R"({"b":1,"a":{"d":2,"c":3}})");
+  EXPECT_THAT(error_of([] { parse_ordered_object("[]", "c.json"); }),
+              HasSubstr("c.json: expected an object, found a list"));
+  EXPECT_THAT(error_of([] { parse_ordered_object(R"({"a": 1, "a": 2})", "c.json"); }),
+              HasSubstr("stands twice"));
+  std::string text = R"({"deep": [{)";
+  for (int i = 0; i < 10'001; ++i) text += fmt::format("{}\"k{}\": 0", i == 0 ? "" : ",", i);
+  EXPECT_THAT(error_of([&] { parse_ordered_object(text + "}]}", "c.json"); }),
+              HasSubstr("an object has 10001 keys, at most 10000"));
 }
 
 TEST(ReadTextFile, ReadsAndBounds) {
