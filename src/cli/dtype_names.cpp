@@ -14,10 +14,14 @@ DType parse_dtype_option(const std::string& text) {
 
 std::string_view dtype_option_name(DType dtype) {
   switch (dtype) {
-    case DType::kI8: return "int8";
-    case DType::kF8E4M3: return "fp8";
-    case DType::kBF16: return "bf16";
-    default: return dtype_name(dtype);
+    case DType::kI8:
+      return "int8";
+    case DType::kF8E4M3:
+      return "fp8";
+    case DType::kBF16:
+      return "bf16";
+    default:
+      return dtype_name(dtype);
   }
 }
 

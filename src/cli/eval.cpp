@@ -50,7 +50,8 @@ EvalRow evaluate(const std::string& directory, const EvalOptions& options, const
     std::optional<Progress> progress;
     std::int64_t before = 0;
     body([&](std::int64_t done, std::int64_t total) {
-      if (!progress) progress.emplace(fmt::format("{}: {}", directory, title), total, Progress::Unit::kItems, quiet);
+      if (!progress)
+        progress.emplace(fmt::format("{}: {}", directory, title), total, Progress::Unit::kItems, quiet);
       progress->advance(done - before);
       before = done;
     });
@@ -63,24 +64,29 @@ EvalRow evaluate(const std::string& directory, const EvalOptions& options, const
     });
   }
   if (!tasks.empty()) {
-    run("HellaSwag tasks",
-        [&](const EvalProgress& on_task) { row.hellaswag = evaluate_hellaswag(model, tokenizer, tasks, on_task); });
+    run("HellaSwag tasks", [&](const EvalProgress& on_task) {
+      row.hellaswag = evaluate_hellaswag(model, tokenizer, tasks, on_task);
+    });
   }
   return row;
 }
 
 void print_table(const std::vector<EvalRow>& rows) {
   using Align = TextTable::Align;
-  TextTable table({"model", "dtype", "pattern", "weights", "perplexity", "+-", "windows", "tokens", "acc", "acc_norm", "+-", "tokens/s"},
+  TextTable table({"model", "dtype", "pattern", "weights", "perplexity", "+-", "windows", "tokens", "acc",
+                   "acc_norm", "+-", "tokens/s"},
                   {Align::kLeft, Align::kLeft, Align::kLeft});
   for (const EvalRow& row : rows) {
     const ModelSummary& summary = row.summary;
     std::vector<std::string> cells{
-        std::filesystem::path(row.directory).lexically_normal().string(), summary.dtype, describe_pattern(summary.pattern),
-        format_bytes(static_cast<double>(summary.linear_bytes + summary.embedding_bytes + summary.head_bytes + summary.other_bytes))};
+        std::filesystem::path(row.directory).lexically_normal().string(), summary.dtype,
+        describe_pattern(summary.pattern),
+        format_bytes(static_cast<double>(summary.linear_bytes + summary.embedding_bytes + summary.head_bytes +
+                                         summary.other_bytes))};
     if (row.perplexity) {
       cells.push_back(fmt::format("{:.4f}", row.perplexity->perplexity));
-      cells.push_back(row.perplexity->windows > 1 ? fmt::format("{:.2f}", row.perplexity->perplexity_error) : "-");
+      cells.push_back(row.perplexity->windows > 1 ? fmt::format("{:.2f}", row.perplexity->perplexity_error)
+                                                  : "-");
       cells.push_back(fmt::format("{} x {}", row.perplexity->windows, row.perplexity->window));
       cells.push_back(fmt::format("{}", row.perplexity->windows * row.perplexity->window));
     } else {
@@ -97,7 +103,9 @@ void print_table(const std::vector<EvalRow>& rows) {
     table.add_row(std::move(cells));
   }
   fmt::print("{}", table.to_string());
-  fmt::print("perplexity over non-overlapping windows, the first token of each not predicted; +- is one standard error\n");
+  fmt::print(
+      "perplexity over non-overlapping windows, the first token of each not predicted; +- is one standard "
+      "error\n");
 }
 
 nlohmann::ordered_json to_json(const EvalRow& row) {
@@ -110,11 +118,16 @@ nlohmann::ordered_json to_json(const EvalRow& row) {
                               {"other_bytes", row.summary.other_bytes}};
   if (row.perplexity) {
     const PerplexityResult& result = *row.perplexity;
-    json["perplexity"] = {{"text_tokens", row.text_tokens},       {"window", result.window},
-                          {"windows", result.windows},            {"predictions", result.predictions},
-                          {"mean_nll", result.mean_nll},          {"mean_nll_error", result.mean_nll_error},
-                          {"perplexity", result.perplexity},      {"perplexity_error", result.perplexity_error},
-                          {"window_nll", result.window_nll},      {"seconds", result.seconds},
+    json["perplexity"] = {{"text_tokens", row.text_tokens},
+                          {"window", result.window},
+                          {"windows", result.windows},
+                          {"predictions", result.predictions},
+                          {"mean_nll", result.mean_nll},
+                          {"mean_nll_error", result.mean_nll_error},
+                          {"perplexity", result.perplexity},
+                          {"perplexity_error", result.perplexity_error},
+                          {"window_nll", result.window_nll},
+                          {"seconds", result.seconds},
                           {"tokens_per_second", result.tokens_per_second}};
   }
   if (row.hellaswag) {
@@ -135,9 +148,11 @@ void run_eval(const EvalOptions& options, bool quiet) {
     fail(ErrorKind::kUsage, "nothing to evaluate: give --text FILE, --hellaswag FILE or both");
   }
   const std::string text = options.text.empty() ? std::string() : read_text_input(options.text);
-  const auto tasks = options.hellaswag.empty() ? std::vector<HellaSwagTask>() : read_hellaswag(options.hellaswag, options.max_tasks);
+  const auto tasks = options.hellaswag.empty() ? std::vector<HellaSwagTask>()
+                                               : read_hellaswag(options.hellaswag, options.max_tasks);
   std::vector<EvalRow> rows;
-  for (const std::string& directory : options.directories) rows.push_back(evaluate(directory, options, text, tasks, quiet));
+  for (const std::string& directory : options.directories)
+    rows.push_back(evaluate(directory, options, text, tasks, quiet));
   if (options.json != "-") print_table(rows);
   if (!options.json.empty()) {
     nlohmann::ordered_json json = describe_run("eval");
@@ -151,14 +166,20 @@ void run_eval(const EvalOptions& options, bool quiet) {
 
 void add_eval(CLI::App& app, const GlobalOptions& global) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = app.add_subcommand("eval", "Quality: perplexity of a text and HellaSwag, several models side by side");
+  CLI::App* command =
+      app.add_subcommand("eval", "Quality: perplexity of a text and HellaSwag, several models side by side");
   command->add_option("DIR", options->directories, "Model directories: packed, W8A8 or plain")->required();
-  command->add_option("--text", options->text, "Text whose perplexity is measured (UTF-8; - for standard input)");
+  command->add_option("--text", options->text,
+                      "Text whose perplexity is measured (UTF-8; - for standard input)");
   command->add_option("--window", options->perplexity.window, "Tokens a window")->capture_default_str();
-  command->add_option("--max-windows", options->perplexity.max_windows, "Only the first N windows (0: all)")->check(CLI::NonNegativeNumber);
-  command->add_option("--hellaswag", options->hellaswag, "HellaSwag: the official jsonl, or six lines a task");
-  command->add_option("--max-tasks", options->max_tasks, "Only the first N tasks (0: all)")->check(CLI::NonNegativeNumber);
-  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")->delimiter(',');
+  command->add_option("--max-windows", options->perplexity.max_windows, "Only the first N windows (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--hellaswag", options->hellaswag,
+                      "HellaSwag: the official jsonl, or six lines a task");
+  command->add_option("--max-tasks", options->max_tasks, "Only the first N tasks (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")
+      ->delimiter(',');
   command->add_option("--json", options->json, "Write the figures as JSON (- for standard output)");
   command->footer("Example: slidesparse eval llama-dense llama-6of8 --text wiki.test.raw --max-windows 10");
   command->callback([options, &global] { run_eval(*options, global.quiet); });

@@ -27,7 +27,8 @@ struct GenerateCommand {
 void run_generate(const GenerateCommand& command, bool quiet) {
   check_sampling_options(command.options.sampling);
   if (command.prompt.empty()) fail(ErrorKind::kUsage, "the prompt is empty: give some text to continue");
-  const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(command.directory) / "tokenizer.json");
+  const Tokenizer tokenizer =
+      Tokenizer::from_file(std::filesystem::path(command.directory) / "tokenizer.json");
   ModelOptions model_options;
   model_options.linear.backends = command.backends;
   const Model model = Model::load(command.directory, model_options);
@@ -39,18 +40,21 @@ void run_generate(const GenerateCommand& command, bool quiet) {
     std::fflush(stdout);
   };
   emit(command.prompt);
-  const GenerateResult result =
-      generate(model, tokenizer.encode(command.prompt, command.add_special), options, [&](std::int32_t token) {
-        emit(decoder.push(token));
-        return std::ferror(stdout) == 0;
-      });
+  const GenerateResult result = generate(model, tokenizer.encode(command.prompt, command.add_special),
+                                         options, [&](std::int32_t token) {
+                                           emit(decoder.push(token));
+                                           return std::ferror(stdout) == 0;
+                                         });
   emit(decoder.finish() + "\n");
   if (!quiet) {
-    fmt::print(stderr, "[{} prompt tokens, {:.1f} tokens/s prefill; {} new tokens, {:.1f} tokens/s decode; ended by {}]\n",
-               result.prompt_tokens, result.prefill_tokens_per_second(), result.tokens.size(),
-               result.decode_tokens_per_second(), stop_reason_name(result.reason));
+    fmt::print(
+        stderr,
+        "[{} prompt tokens, {:.1f} tokens/s prefill; {} new tokens, {:.1f} tokens/s decode; ended by {}]\n",
+        result.prompt_tokens, result.prefill_tokens_per_second(), result.tokens.size(),
+        result.decode_tokens_per_second(), stop_reason_name(result.reason));
   }
-  if (result.reason == StopReason::kInterrupted) fail(ErrorKind::kInterrupted, "interrupted after {} tokens", result.tokens.size());
+  if (result.reason == StopReason::kInterrupted)
+    fail(ErrorKind::kInterrupted, "interrupted after {} tokens", result.tokens.size());
 }
 
 }  // namespace
@@ -60,14 +64,24 @@ void add_generate(CLI::App& app, const GlobalOptions& global) {
   CLI::App* command = app.add_subcommand("generate", "Continues a prompt; text streams as it comes");
   command->add_option("DIR", options->directory, "Model directory")->required();
   command->add_option("PROMPT", options->prompt, "Text to continue")->required();
-  command->add_option("--max-tokens", options->options.max_tokens, "New tokens at most")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--temperature", options->options.sampling.temperature, "0: greedy")->capture_default_str();
-  command->add_option("--top-p", options->options.sampling.top_p, "Smallest set of tokens whose probabilities reach P")->capture_default_str();
-  command->add_option("--top-k", options->options.sampling.top_k, "Only the K likeliest tokens (0: all)")->capture_default_str();
-  command->add_option("--seed", options->options.sampling.seed, "Seed of the sampling")->capture_default_str();
+  command->add_option("--max-tokens", options->options.max_tokens, "New tokens at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--temperature", options->options.sampling.temperature, "0: greedy")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", options->options.sampling.top_p,
+                   "Smallest set of tokens whose probabilities reach P")
+      ->capture_default_str();
+  command->add_option("--top-k", options->options.sampling.top_k, "Only the K likeliest tokens (0: all)")
+      ->capture_default_str();
+  command->add_option("--seed", options->options.sampling.seed, "Seed of the sampling")
+      ->capture_default_str();
   command->add_flag("--ignore-eos", options->ignore_end, "Go on past the model's end tokens");
-  command->add_flag("--add-special-tokens", options->add_special, "Put the tokenizer's own special tokens around the prompt");
-  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")->delimiter(',');
+  command->add_flag("--add-special-tokens", options->add_special,
+                    "Put the tokenizer's own special tokens around the prompt");
+  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")
+      ->delimiter(',');
   command->footer("Example: slidesparse generate smollm2-6of8 \"The capital of France is\" --max-tokens 20");
   command->callback([options, &global] { run_generate(*options, global.quiet); });
 }

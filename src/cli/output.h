@@ -8,7 +8,8 @@
 
 namespace slidesparse {
 
-// Runs of `bench` and `eval` describe themselves the same way: {"program", "version", "command", "machine": {...}}.
+// Runs of `bench` and `eval` describe themselves the same way: {"program", "version", "command", "machine":
+// {...}}.
 nlohmann::ordered_json describe_run(const std::string& command);
 
 // Writes JSON atomically to a file, or to stdout for "-".

@@ -1,0 +1,178 @@
+#include "cli/bench_rows.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "cli/dtype_names.h"
+#include "core/text.h"
+
+namespace slidesparse {
+namespace {
+
+using Align = TextTable::Align;
+using nlohmann::ordered_json;
+
+ordered_json spread_json(const Spread& spread) {
+  return {{"median", spread.median}, {"low", spread.low}, {"high", spread.high}, {"count", spread.count}};
+}
+
+std::string microseconds(const Spread& spread) {
+  return fmt::format("{:.1f} ({:.1f}..{:.1f})", 1e6 * spread.median, 1e6 * spread.low, 1e6 * spread.high);
+}
+
+// "100 %", or DENSE so that nobody takes a dense row for a sparse one.
+std::string sparse_text(double share) {
+  return share == 0 ? "DENSE" : fmt::format("{:.0f} %", 100 * share);
+}
+
+void add_pattern(ordered_json& row, const std::string& pattern) {
+  row["pattern"] = pattern;
+  if (pattern == "mixed") return;
+  const Pattern parsed = Pattern::parse(pattern);
+  row["kept"] = parsed.kept();
+  row["zeroed"] = parsed.zeroed();
+}
+
+// Seconds of the dense row with the same phase, dtype and M, if there is one in this run.
+std::map<std::string, double> dense_seconds(const std::vector<BenchModelRow>& rows) {
+  std::map<std::string, double> seconds;
+  for (const BenchModelRow& row : rows) {
+    if (row.pattern == "dense") seconds.emplace(fmt::format("{} {}", row.dtype, row.m), row.seconds.median);
+  }
+  return seconds;
+}
+
+double ratio_to_dense(const std::map<std::string, double>& dense, const BenchModelRow& row) {
+  const auto found = dense.find(fmt::format("{} {}", row.dtype, row.m));
+  return found == dense.end() ? 0 : found->second / row.seconds.median;
+}
+
+double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
+  const double peak = row.dtype == "int8" ? limits.int8_ops_per_second : limits.bf16_flops_per_second;
+  const double bytes =
+      limits.read_bytes_per_second > 0 ? 1e9 * row.gigabytes_per_second / limits.read_bytes_per_second : 0;
+  const double ops = peak > 0 ? 1e9 * row.gigaflops_per_second / peak : 0;
+  return std::max(bytes, ops);
+}
+
+}  // namespace
+
+std::string gemm_table(const GemmBenchResult& result) {
+  TextTable table(
+      {"layer", "N", "K", "M", "dtype", "pattern", "kernel", "sparse", "check", "us (10..90 %)", "GOP/s",
+       "GB/s", "of limit", "vs dense"},
+      {Align::kLeft, Align::kRight, Align::kRight, Align::kRight, Align::kLeft, Align::kLeft, Align::kLeft});
+  for (const GemmBenchRow& row : result.rows) {
+    std::vector<std::string> cells{row.shape,
+                                   fmt::format("{}", row.n),
+                                   fmt::format("{}", row.k),
+                                   fmt::format("{}", row.m),
+                                   std::string(dtype_option_name(row.dtype)),
+                                   row.pattern.to_string(),
+                                   row.kernel,
+                                   sparse_text(row.sparse_share),
+                                   row.check};
+    if (row.check == "ok") {
+      cells.insert(cells.end(), {microseconds(row.seconds), fmt::format("{:.0f}", 1e-9 * row.ops_per_second),
+                                 fmt::format("{:.1f}", 1e-9 * row.bytes_per_second),
+                                 fmt::format("{:.0f} %", 100 * row.share_of_limit),
+                                 fmt::format("{:.3f}", row.dense_ratio)});
+    }
+    table.add_row(std::move(cells));
+  }
+  return table.to_string();
+}
+
+ordered_json limits_json(const MachineLimits& limits) {
+  return {{"read_bytes_per_second", limits.read_bytes_per_second},
+          {"int8_ops_per_second", limits.int8_ops_per_second},
+          {"bf16_flops_per_second", limits.bf16_flops_per_second}};
+}
+
+ordered_json gemm_rows_json(const GemmBenchResult& result) {
+  ordered_json rows = ordered_json::array();
+  for (const GemmBenchRow& row : result.rows) {
+    ordered_json json{{"phase", "gemm"},
+                      {"name", row.shape},
+                      {"n", row.n},
+                      {"k", row.k},
+                      {"m", row.m},
+                      {"step_tokens", row.m},
+                      {"dtype", dtype_option_name(row.dtype)}};
+    add_pattern(json, row.pattern.to_string());
+    json["backend"] = row.backend;
+    json["kernel"] = row.kernel;
+    json["sparse_share"] = row.sparse_share;
+    json["check"] = row.check;
+    if (row.check == "ok") {
+      json["seconds"] = spread_json(row.seconds);
+      json["flops_per_second"] = row.ops_per_second;
+      json["weight_bytes"] = row.weight_bytes;
+      json["bytes_per_second"] = row.bytes_per_second;
+      json["share_of_limit"] = row.share_of_limit;
+      json["ratio_to_dense"] = row.dense_ratio;
+    }
+    rows.push_back(std::move(json));
+  }
+  return rows;
+}
+
+std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLimits& limits) {
+  TextTable table({"model", "phase", "dtype", "pattern", "M", "step_tokens", "tokens/s", "ms/step (10..90 %)",
+                   "MB/token", "GB/s", "GFLOP/s", "of limit", "sparse", "vs dense"},
+                  {Align::kLeft, Align::kLeft, Align::kLeft, Align::kLeft});
+  const auto dense = dense_seconds(rows);
+  std::set<std::string> kernels;
+  for (const BenchModelRow& row : rows) {
+    const double ratio = ratio_to_dense(dense, row);
+    table.add_row({row.subject, row.phase == BenchPhase::kPrefill ? "prefill" : "decode", row.dtype,
+                   row.pattern, fmt::format("{}", row.m), fmt::format("{}", row.step_tokens),
+                   fmt::format("{:.2f}", row.tokens_per_second),
+                   fmt::format("{:.2f} ({:.2f}..{:.2f})", 1e3 * row.seconds.median, 1e3 * row.seconds.low,
+                               1e3 * row.seconds.high),
+                   fmt::format("{:.1f}", 1e-6 * row.bytes_per_token),
+                   fmt::format("{:.1f}", row.gigabytes_per_second),
+                   fmt::format("{:.0f}", row.gigaflops_per_second),
+                   fmt::format("{:.0f} %", 100 * share_of_limit(row, limits)), sparse_text(row.sparse_share),
+                   ratio > 0 ? fmt::format("{:.3f}", ratio) : "-"});
+    for (const LinearKernel& linear : row.linears)
+      kernels.insert(fmt::format("{} {} M={}: {}", row.dtype, row.pattern, row.m, linear.kernel));
+  }
+  std::string text = table.to_string();
+  for (const std::string& kernel : kernels) text += "ran " + kernel + "\n";
+  return text;
+}
+
+ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const MachineLimits& limits) {
+  ordered_json all = ordered_json::array();
+  const auto dense = dense_seconds(rows);
+  for (const BenchModelRow& row : rows) {
+    ordered_json json{{"phase", row.phase == BenchPhase::kPrefill ? "prefill" : "decode"},
+                      {"name", row.subject},
+                      {"m", row.m},
+                      {"step_tokens", row.step_tokens},
+                      {"sequences", row.sequences},
+                      {"dtype", row.dtype}};
+    add_pattern(json, row.pattern);
+    ordered_json kernels = ordered_json::object();
+    for (const LinearKernel& linear : row.linears) kernels[linear.name] = linear.kernel;
+    json["kernels"] = std::move(kernels);
+    json["sparse_share"] = row.sparse_share;
+    json["check"] = "ok";
+    json["seconds"] = spread_json(row.seconds);
+    json["tokens_per_second"] = row.tokens_per_second;
+    json["flops_per_second"] = 1e9 * row.gigaflops_per_second;
+    json["weight_bytes"] = row.weight_bytes;
+    json["bytes_per_token"] = row.bytes_per_token;
+    json["bytes_per_second"] = 1e9 * row.gigabytes_per_second;
+    json["share_of_limit"] = share_of_limit(row, limits);
+    if (const double ratio = ratio_to_dense(dense, row); ratio > 0) json["ratio_to_dense"] = ratio;
+    all.push_back(std::move(json));
+  }
+  return all;
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/bench_model.h"
+#include "gemm/bench.h"
+
+// Rows of `bench` as Markdown and as the JSON of docs/bench.md.
+namespace slidesparse {
+
+std::string gemm_table(const GemmBenchResult& result);
+nlohmann::ordered_json gemm_rows_json(const GemmBenchResult& result);
+nlohmann::ordered_json limits_json(const MachineLimits& limits);
+
+std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLimits& limits);
+nlohmann::ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const MachineLimits& limits);
+
+}  // namespace slidesparse
