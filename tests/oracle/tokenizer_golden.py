@@ -5,10 +5,13 @@ variants: RFC 7386 merge patches of it that exercise one component each. For eve
 with the post-processor applied ("special") and with special tokens taken as text ("plain", only where they differ),
 and the decoded text with and without special tokens (only where it differs from the text).
 Usage: python3 tokenizer_golden.py      (needs the Python package tokenizers; written with 0.23.3)
+       python3 tokenizer_golden.py TOKENIZER_JSON TEXT... GOLDEN     the same for a real tokenizer and the lines of text
+                                       files, for the test that SLIDESPARSE_TOKENIZER_GOLDEN=GOLDEN switches on
 """
 
 import json
 import pathlib
+import sys
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -58,12 +61,15 @@ TEXTS = [
     "안녕하세요 세계", "مرحبا بالعالم ١٢٣", "שלום עולם", "\u202eright to left\u202c \u200f\u200e", "नमस्ते दुनिया क़", "สวัสดีชาวโลก", "Γεια σου Κόσμε ς Σ", "Tiếng Việt ấ ắ",
     "ქართული հայերեն አማርኛ ᏣᎳᎩ ᚠᚢᚦ 𐍈 𝔘𝔫𝔦 𐐷 ꙮ", "\u1c89 \u31350 \U00010d40\U00010d41 \U0001e5f1 \U00031350\U000323af", "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x1b[31m\x7f", "\ufeffBOM \ufffd \uffff \U0010ffff \ue000",
     "<|begin|>", "a<|begin|>b", "<|begin|><|end|>", "text <|end|> text<|end|>\n<|begin|>", "<|begin", "<|beginn|>", "<|begin|<|begin|>|>", "<|END|> <| end |>",
-    "<think>why</think> <think> </think>", "word wordy myword a word.", "STOP  STOP\n STOP", "stripped   <l>  and <r>   here<r>  <l>", "éclair e\u0301clair", "an ANGLE Å A\u030a \u212b",
+    "<think>why</think> <think> </think>", "word wordy myword a word.", "STOP  STOP\n STOP", "stripped   <l>  and <r>   here<r>  <l>", "éclair e\u0301clair n\u00e9e", "an ANGLE Å A\u030a \u212b",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "thethethethethethethethethethethethethethethethethethethethethethethethethethethethethethe", "0" * 70, " " * 70, "\n" * 40, "!" * 50, "\u4e16" * 30, "-" * 20 + "=" * 20,
     "ab\u0000cd", "\r", "\n", "\t", "'", "''s", "' s", "don't", "DON'T", "don\u2019t",
 ]
+# For variants: a few texts each, many for those whose component meets every kind of character.
 SOME = [t for t in TEXTS if len(t) < 60]
+WIDE = {"regex word class", "NFKD and replace", "unknown token", "normalised"}
+FEW = [t for t in SOME if any(c in t for c in "123wW<")][:20] + ["", " ", "e\u0301", "\u4e16 \u4e16", "''s"]
 
 GPT4 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 SPECIAL = ["<|begin|>", "<|end|>"]
@@ -87,16 +93,18 @@ def split(pattern):
 
 def llama3():
     tokenizer = train(split(GPT4 % r"\p{N}{1,3}"), None, pre_tokenizers.ByteLevel.alphabet())
+    # Words that merges cannot reach: only ignore_merges finds them.
+    base = json.loads(tokenizer.to_str())
+    for word in ("valley", "\u0120river", "\u0120through"):
+        base["model"]["vocab"].setdefault(word, len(base["model"]["vocab"]))
+    base["model"]["ignore_merges"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(base))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
     tokenizer.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),
         processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.token_to_id("<|begin|>"))])])
     base = json.loads(tokenizer.to_str())
-    base["model"]["ignore_merges"] = True
-    # The words that merges cannot reach: only ignore_merges finds them.
-    for word in ("valley", "\u0120river", "\u0120through"):
-        base["model"]["vocab"].setdefault(word, len(base["model"]["vocab"]) + len(SPECIAL))
     base["model"]["merges"] = [" ".join(pair) for pair in base["model"]["merges"]]
     begin, end = (tokenizer.token_to_id(t) for t in SPECIAL)
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -121,13 +129,11 @@ def llama3():
         "nested sequence": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [
             {"type": "Digits", "individual_digits": False}]}, {"type": "Sequence", "pretokenizers": [level]}]}},
         "merges used": {"model": {"ignore_merges": False}},
-        "two templates": {"post_processor": {"type": "Sequence", "processors": [
-            {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "b", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-             "special_tokens": {"b": {"id": "b", "ids": [begin, end], "tokens": SPECIAL}}},
-            {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "e", "type_id": 0}}],
-             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-             "special_tokens": {"e": {"id": "e", "ids": [end], "tokens": ["<|end|>"]}}}]}},
+        "template on both sides": {"post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "b", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "e", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"b": {"id": "b", "ids": [begin, end], "tokens": SPECIAL}, "e": {"id": "e", "ids": [end], "tokens": ["<|end|>"]}}}},
         "no decoder": {"decoder": None},
     }
     return base, variants
@@ -151,7 +157,7 @@ def qwen():
         "normalised": added({"content": "e\u0301clair", "normalized": True}, {"content": "\u212b", "normalized": True}, {"content": "word", "normalized": True}),
         "not normalised": added({"content": "\u212b"}, {"content": "e\u0301"}, {"content": "\u00e9clair"}),
         "overlapping": added({"content": "<|"}, {"content": "<|begin"}, {"content": "<|begin|>", "special": True}, {"content": "in|>"}, {"content": "|<"}),
-        "with spaces and marks": added({"content": " text "}, {"content": "\u00e9"}, {"content": "\u4e16\u754c", "special": True}, {"content": "   "}),
+        "with spaces and marks": added({"content": " text "}, {"content": "n\u00e9"}, {"content": "\u4e16\u754c", "special": True}, {"content": "   "}),
         "NFD": {"normalizer": {"type": "NFD"}},
         "NFKC": {"normalizer": {"type": "NFKC"}},
         "NFKD and replace": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Replace", "pattern": {"Regex": "\\p{M}+"}, "content": ""},
@@ -235,19 +241,30 @@ def record(tokenizer_json, texts):
     return cases
 
 
+def record_real(path, text_files, golden_file):
+    texts = list(TEXTS)
+    for name in text_files:
+        with open(name, encoding="utf-8", newline="") as file:
+            text = file.read()
+        texts += [text, *text.splitlines(True)]
+    golden = {"file": str(pathlib.Path(path).resolve()), "cases": record(json.loads(pathlib.Path(path).read_text(encoding="utf-8")), texts)}
+    pathlib.Path(golden_file).write_text(json.dumps(golden, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{golden_file}: {len(texts)} texts, {sum(len(case['ids']) for case in golden['cases'])} tokens")
+
+
 def main():
+    if len(sys.argv) > 1:
+        return record_real(sys.argv[1], sys.argv[2:-1], sys.argv[-1])
     TARGET.mkdir(parents=True, exist_ok=True)
     for make in (llama3, qwen, smollm2, sentencepiece):
         base, variants = make()
+        # The library decodes a normalised added token that is not ASCII to U+FFFD; ours gives its text.
         golden = {"tokenizer": base, "cases": record(base, TEXTS), "variants": [
-            {"name": name, "patch": patch, "cases": record(merged(base, patch), SOME if name in WIDE else FEW)} for name, patch in variants.items()]}
+            {"name": name, "patch": patch, "decode": name != "normalised", "cases": record(merged(base, patch), SOME if name in WIDE else FEW)} for name, patch in variants.items()]}
         path = TARGET / f"{make.__name__}.json"
-        path.write_text(json.dumps(golden, separators=(",", ":"), ensure_ascii=True) + "\n")
+        path.write_text(json.dumps(golden, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
         print(path, path.stat().st_size)
 
-
-FEW = [t for t in SOME if any(c in t for c in "123wW<") or len(t) < 14][:40]
-WIDE = {"regex word class", "NFKD and replace", "unknown token", "normalised"}
 
 if __name__ == "__main__":
     main()

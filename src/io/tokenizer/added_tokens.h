@@ -24,7 +24,9 @@ struct AddedToken {
   bool normalized = false;   // found in the normalised text instead of the text as given
 };
 
-// Reads "added_tokens" and enters them into `vocabulary`, which holds the model's tokens already.
+// Reads "added_tokens" and enters them into `vocabulary`, which holds the model's tokens already. The ids are
+// those of the file, also where it leaves gaps (the `tokenizers` library counts on from the vocabulary
+// instead).
 std::vector<AddedToken> read_added_tokens(const JsonNode& node, Vocabulary& vocabulary);
 
 // Finds a set of added tokens in text: leftmost, then longest, not overlapping.

@@ -16,6 +16,8 @@ void PostProcessor::add(const JsonNode& node, const Vocabulary& vocabulary) {
   if (type != "TemplateProcessing")
     node.refuse_type("post_processor", "ByteLevel, TemplateProcessing, Sequence");
 
+  // The `tokenizers` library takes what a first template gave for several texts: nothing to imitate.
+  if (!template_.empty()) node.refuse("a second TemplateProcessing is not supported");
   std::vector<Part> parts;
   for (const JsonNode& element : node.at("single").elements()) {
     if (const auto sequence = element.find("Sequence")) {
@@ -40,19 +42,17 @@ void PostProcessor::add(const JsonNode& node, const Vocabulary& vocabulary) {
   }
   const auto texts = std::count_if(parts.begin(), parts.end(), [](const Part& part) { return part.text; });
   if (texts != 1) node.refuse("the template of a single text names the text {} times, expected once", texts);
-  templates_.push_back(std::move(parts));
+  template_ = std::move(parts);
 }
 
 std::vector<std::int32_t> PostProcessor::apply(std::vector<std::int32_t> ids) const {
-  for (const auto& parts : templates_) {
-    std::vector<std::int32_t> result;
-    for (const Part& part : parts) {
-      const auto& source = part.text ? ids : part.ids;
-      result.insert(result.end(), source.begin(), source.end());
-    }
-    ids = std::move(result);
+  if (template_.empty()) return ids;
+  std::vector<std::int32_t> result;
+  for (const Part& part : template_) {
+    const auto& source = part.text ? ids : part.ids;
+    result.insert(result.end(), source.begin(), source.end());
   }
-  return ids;
+  return result;
 }
 
 }  // namespace slidesparse::tok

@@ -9,7 +9,7 @@
 namespace slidesparse::tok {
 
 // The "post_processor" of a tokenizer.json as it applies to the ids of one text: ByteLevel (changes no id),
-// TemplateProcessing, Sequence.
+// TemplateProcessing (one of them), Sequence.
 class PostProcessor {
  public:
   void add(const JsonNode& node, const Vocabulary& vocabulary);
@@ -21,7 +21,7 @@ class PostProcessor {
     bool text = false;
     std::vector<std::int32_t> ids;
   };
-  std::vector<std::vector<Part>> templates_;
+  std::vector<Part> template_;  // empty: the text alone
 };
 
 }  // namespace slidesparse::tok

@@ -1,18 +1,56 @@
+#include <algorithm>
+
 #include "core/text.h"
 #include "io/tokenizer/regex.h"
-#include "io/tokenizer/unicode.h"
+#include "io/tokenizer/unicode_recent.h"
 
 // Oniguruma's default (Ruby) syntax against PCRE2 with UTF and UCP. Different, and translated here:
 //   \s \S   Unicode's White_Space there, without U+0085 and with U+180E here
-//   \w      Alphabetic, M, Nd, Pc there, L, N and underscore here
+//   \w \W   Alphabetic, M, Nd, Pc there, L, N and underscore here
 //   \h \H   a hexadecimal digit there, horizontal space here
 //   \v      the vertical tab there, vertical space here
 //   \uHHHH  not known here
+//   \p{Han} the script there, the script and its extensions here
 //   ^ $     the ends of every line there (compile option here)
+// \p{L}, \p{M}, \p{N}, \p{Nd}, \d and their negations gain the characters of unicode_recent.h.
 // Different and refused: nested sets and && in sets, (?m) = "dot matches newline", \b \B \G \K \R \X \y and
 // others.
 namespace slidesparse::tok {
 namespace {
+
+template <typename Ranges>
+std::string items(const Ranges& ranges) {
+  std::string out;
+  for (const CodeRange& range : ranges) {
+    out += fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", static_cast<std::uint32_t>(range.first),
+                       static_cast<std::uint32_t>(range.last));
+  }
+  return out;
+}
+
+// What a set holds for a general category, or nothing for categories and properties that PCRE2 is trusted
+// with.
+std::string category_items(std::string_view name) {
+  if (name == "L") return "\\p{L}" + items(kRecentLetters);
+  if (name == "M") return "\\p{M}" + items(kRecentMarks);
+  if (name == "Nd") return "\\p{Nd}" + items(kRecentDigits);
+  if (name == "N") return "\\p{N}" + items(kRecentDigits) + items(kRecentOtherNumbers);
+  return {};
+}
+
+// Oniguruma counts the Latin-1 superscripts and fractions as word characters, other numbers without digits
+// not.
+std::string word_items() {
+  return "\\p{Alphabetic}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" + category_items("L") +
+         category_items("M") + category_items("Nd");
+}
+
+bool is_category(std::string_view name) {
+  constexpr std::string_view kKnown =
+      " C Cc Cf Cn Co Cs L L& Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po Ps S Sc Sk Sm So Z Zl "
+      "Zp Zs ";
+  return kKnown.find(" " + std::string(name) + " ") != std::string_view::npos;
+}
 
 class Translator {
  public:
@@ -89,34 +127,58 @@ class Translator {
       out_ += text;
       i_ += 2;
     };
-    const auto either = [&](std::string_view inside, std::string_view outside) {
-      replace(in_set_ ? inside : outside);
-    };
     switch (c) {
       case 's':
         return replace("\\p{White_Space}");
       case 'S':
         return replace("\\P{White_Space}");
       case 'w':
-        return either("\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
+      case 'W':
+        return set_items(word_items(), c == 'W', 2);
       case 'h':
-        return either("0-9A-Fa-f", "[0-9A-Fa-f]");
+      case 'H':
+        return set_items("0-9A-Fa-f", c == 'H', 2);
+      case 'd':
+      case 'D':
+        return set_items(category_items("Nd"), c == 'D', 2);
       case 'v':
         return replace("\\x{0b}");
       case 'u':
         return code_unit();
-      case 'W':
-      case 'H':
-        if (in_set_) refuse(in_.substr(i_, 2));
-        return replace(c == 'W' ? "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]" : "[^0-9A-Fa-f]");
+      case 'p':
+      case 'P':
+        return property(c == 'P');
       default:
         break;
     }
-    // The same in both: digits, properties, control characters, \x, back-references, anchors, punctuation.
+    // The same in both: digits, control characters, \x, back-references, anchors, punctuation.
     const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    const std::string_view same = in_set_ ? "dDpPrntfaex" : "dDpPrntfaexAzZ";
+    const std::string_view same = in_set_ ? "rntfaex" : "rntfaexAzZ";
     if (word && same.find(c) == std::string_view::npos) refuse(in_.substr(i_, 2));
     replace(in_.substr(i_, 2));
+  }
+
+  // A class written out as items of a set, for the `length` bytes of the pattern at i_.
+  void set_items(const std::string& inside, bool negated, std::size_t length) {
+    if (in_set_ && negated) refuse(in_.substr(i_, length));
+    out_ += in_set_ ? inside : (negated ? "[^" : "[") + inside + "]";
+    i_ += length;
+  }
+
+  void property(bool negated) {
+    const std::size_t close = in_.find('}', i_);
+    if (in_.substr(i_ + 2, 1) != "{" || close == std::string_view::npos) refuse(in_.substr(i_, 2));
+    std::string_view name = in_.substr(i_ + 3, close - i_ - 3);
+    if (name.substr(0, 1) == "^") {
+      negated = !negated;
+      name.remove_prefix(1);
+    }
+    const std::size_t length = close + 1 - i_;
+    if (const std::string inside = category_items(name); !inside.empty())
+      return set_items(inside, negated, length);
+    const bool script = !is_category(name) && name != "White_Space" && name != "Alphabetic" && name != "Any";
+    out_ += fmt::format("\\{}{{{}{}}}", negated ? 'P' : 'p', script ? "sc:" : "", name);
+    i_ += length;
   }
 
   void code_unit() {

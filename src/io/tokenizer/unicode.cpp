@@ -2,7 +2,10 @@
 
 #include <unicode/uchar.h>
 
+#include <algorithm>
 #include <array>
+
+#include "io/tokenizer/unicode_recent.h"
 
 namespace slidesparse::tok {
 namespace {
@@ -121,7 +124,10 @@ bool is_white_space(char32_t c) {
 
 bool is_numeric(char32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
-  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0;
+  const auto holds = [&](const CodeRange& range) { return c >= range.first && c <= range.last; };
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0 ||
+         std::any_of(kRecentDigits.begin(), kRecentDigits.end(), holds) ||
+         std::any_of(kRecentOtherNumbers.begin(), kRecentOtherNumbers.end(), holds);
 }
 
 bool is_word(char32_t c) {
