@@ -16,5 +16,6 @@ if(NOT SLIDESPARSE_FUZZ)
     COMPATIBILITY SameMinorVersion)
   install(FILES ${PROJECT_BINARY_DIR}/slidesparseConfig.cmake
                 ${PROJECT_BINARY_DIR}/slidesparseConfigVersion.cmake
+                cmake/slidesparse_dnnl.cmake
           DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/slidesparse)
 endif()
