@@ -12,7 +12,8 @@ namespace slidesparse {
 enum class Family { kLlama, kQwen2, kQwen3 };
 std::string_view family_name(Family family);  // "LlamaForCausalLM", ...
 
-// Rotary embedding; llama3 scaling as in the Llama 3.1 release (arXiv 2407.21783; parameters of the public configs).
+// Rotary embedding; llama3 scaling as in the Llama 3.1 release (arXiv 2407.21783; parameters of the public
+// configs).
 struct RopeConfig {
   enum class Scaling { kDefault, kLlama3 };
   double theta = 10000.0;
@@ -37,19 +38,21 @@ struct ModelConfig {
   double rms_eps = 1e-6;
   RopeConfig rope;
   bool tied_embeddings = false;
-  bool qkv_bias = false;   // Qwen2
-  bool qk_norm = false;    // Qwen3: RMSNorm of each q and k head
-  std::int64_t bos_token = -1;                // -1: none
+  bool qkv_bias = false;        // Qwen2
+  bool qk_norm = false;         // Qwen3: RMSNorm of each q and k head
+  std::int64_t bos_token = -1;  // -1: none
   std::vector<std::int64_t> eos_tokens;
-  DType dtype = DType::kBF16;                 // of the unquantised tensors
-  std::vector<std::string> unknown_keys;      // keys that are in no list of ours and were ignored
+  DType dtype = DType::kBF16;             // of the unquantised tensors
+  std::vector<std::string> unknown_keys;  // keys that are in no list of ours and were ignored
 };
 
-// Parses config.json. A key is refused only if its effective value changes the computation and we do not support it; the table of
-// keys known, ignored and refused is in config.cpp. Throws kInput naming file, key, expected and found.
+// Parses config.json. A key is refused only if its effective value changes the computation and we do not
+// support it; the table of keys known, ignored and refused is in config.cpp. Throws kInput naming file, key,
+// expected and found.
 ModelConfig parse_model_config(std::string_view config_json, const std::string& file);
 
 // End tokens that generation_config.json names (chat models often list more there than in config.json).
-std::vector<std::int64_t> parse_generation_eos(std::string_view generation_config_json, const std::string& file);
+std::vector<std::int64_t> parse_generation_eos(std::string_view generation_config_json,
+                                               const std::string& file);
 
 }  // namespace slidesparse

@@ -16,7 +16,8 @@
 
 namespace slidesparse {
 
-// Where the keys and values of running sequences live: pages of `page_size` tokens for every layer. One sequence is a batch of one.
+// Where the keys and values of running sequences live: pages of `page_size` tokens for every layer. One
+// sequence is a batch of one.
 class KvCache {
  public:
   KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device = {});
@@ -40,7 +41,7 @@ struct Batch {
   std::span<const std::int32_t> context_lengths;  // [sequences]
   std::span<const std::int32_t> block_tables;     // [sequences, max_blocks]
   std::int64_t max_blocks = 0;
-  std::span<const std::int32_t> wanted_rows;      // token indices whose logits are wanted, ascending
+  std::span<const std::int32_t> wanted_rows;  // token indices whose logits are wanted, ascending
 };
 
 struct ModelOptions {
@@ -49,31 +50,35 @@ struct ModelOptions {
 };
 
 struct ModelSummary {
-  std::int64_t linear_bytes = 0;      // values, codes, scales of all linears, as stored
+  std::int64_t linear_bytes = 0;  // values, codes, scales of all linears, as stored
   std::int64_t embedding_bytes = 0;
-  std::int64_t head_bytes = 0;        // 0 when tied and not quantised
+  std::int64_t head_bytes = 0;  // 0 when tied and not quantised
   std::int64_t other_bytes = 0;
-  std::string dtype;                  // "bf16", "int8", "fp8"
-  std::string pattern;                // "6:8", "dense", "mixed"
+  std::string dtype;    // "bf16", "int8", "fp8"
+  std::string pattern;  // "6:8", "dense", "mixed"
 };
 
 class Model {
  public:
-  // Opens a packed directory, a compressed-tensors W8A8 directory or a plain BF16/FP16/FP32 one. Weights stay mapped.
+  // Opens a packed directory, a compressed-tensors W8A8 directory or a plain BF16/FP16/FP32 one. Weights stay
+  // mapped.
   static Model load(const std::filesystem::path& directory, const ModelOptions& options = {});
-  // Random weights of `config` quantised and packed in memory (speed runs): valid for the pattern, deterministic.
-  static Model random(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head, std::uint64_t seed,
-                      const ModelOptions& options = {});
+  // Random weights of `config` quantised and packed in memory (speed runs): valid for the pattern,
+  // deterministic.
+  static Model random(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head,
+                      std::uint64_t seed, const ModelOptions& options = {});
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
   const ModelConfig& config() const;
   ModelSummary summary() const;
-  // logits F32 [wanted_rows, vocab]. Throws kInput for token ids outside the vocabulary, positions beyond the pages or beyond max_position.
-  void forward(const Context& context, const Batch& batch, const KvCache& cache, const TensorView& logits) const;
-  // As forward, but hands each block of wanted rows' logits to `consume` (first row index, view [rows, vocab]) instead of keeping them all:
-  // what `eval` needs (2048 x 151936 floats are 1.2 GB).
+  // logits F32 [wanted_rows, vocab]. Throws kInput for token ids outside the vocabulary, positions beyond the
+  // pages or beyond max_position.
+  void forward(const Context& context, const Batch& batch, const KvCache& cache,
+               const TensorView& logits) const;
+  // As forward, but hands each block of wanted rows' logits to `consume` (first row index, view [rows,
+  // vocab]) instead of keeping them all: what `eval` needs (2048 x 151936 floats are 1.2 GB).
   void forward_blocks(const Context& context, const Batch& batch, const KvCache& cache,
                       const std::function<void(std::int64_t first, const TensorView& logits)>& consume) const;
   // Arena bytes that a step of `tokens` tokens takes.

@@ -34,9 +34,9 @@ struct PlainSpec {
 // Every tensor that a model of this configuration has, in the order in which the forward pass reads them.
 struct WeightTable {
   std::vector<FusedGroup> groups;
-  std::vector<PlainSpec> plain;   // without the head
-  std::string embedding;          // "model.embed_tokens.weight" [vocab, hidden]
-  std::string head;               // "lm_head" ; its weight is lm_head.weight [vocab, hidden], or the embedding when tied
+  std::vector<PlainSpec> plain;  // without the head
+  std::string embedding;         // "model.embed_tokens.weight" [vocab, hidden]
+  std::string head;  // "lm_head" ; its weight is lm_head.weight [vocab, hidden], or the embedding when tied
 };
 WeightTable weight_table(const ModelConfig& config);
 

@@ -31,7 +31,8 @@ void write_kv(const Context& context, const AttentionBatch& batch, const TensorV
 // head_dim] BF16. Softmax in FP32.
 void paged_attention(const Context& context, const AttentionBatch& batch, const TensorView& q,
                      const KvPages& pages, double scale, const TensorView& out);
-std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads,
+// Arena bytes that paged_attention takes.
+std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads, std::int64_t kv_heads,
                                        std::int64_t head_dim);
 
 }  // namespace slidesparse

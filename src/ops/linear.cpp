@@ -3,12 +3,14 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 #include "core/buffer.h"
 #include "core/fail.h"
 #include "core/parallel.h"
 #include "kernels/cpu/ops_rows.h"
 #include "ops/checks.h"
+#include "slidesparse/format/split.h"
 
 namespace slidesparse {
 namespace {
@@ -30,7 +32,6 @@ struct Linear::State {
   struct Bound {
     Choice choice;
     GemmPlan plan;
-    Footprint footprint;
     std::shared_ptr<const PreparedWeights> weights;
   };
   using Key = std::tuple<std::int64_t, DType, std::int64_t, std::int64_t>;  // m, out, ldx, ldout
@@ -54,6 +55,14 @@ struct Linear::State {
     return desc;
   }
 
+  // What would run, without preparing anything.
+  std::pair<Choice, Footprint> look(std::int64_t m, DType out) const {
+    const GemmDesc desc = describe(m, out, source.k, source.n);
+    Choice chosen = choose(desc, options.backends);
+    const Footprint footprint = chosen.backend->footprint(desc, chosen.kernel);
+    return {std::move(chosen), footprint};
+  }
+
   std::shared_ptr<const Bound> bind(std::int64_t m, DType out, std::int64_t ldx, std::int64_t ldout) {
     const Key key{m, out, ldx, ldout};
     const std::scoped_lock lock(mutex);
@@ -63,7 +72,6 @@ struct Linear::State {
     made->choice = choose(desc, options.backends);
     const Backend& backend = *made->choice.backend;
     made->plan = backend.plan(desc, made->choice.kernel);
-    made->footprint = backend.footprint(desc, made->choice.kernel);
     std::shared_ptr<const PreparedWeights>& form =
         forms[std::string(backend.name()) + "/" + backend.weight_form(desc, made->choice.kernel)];
     if (!form) form = backend.prepare_weights(source, desc, made->choice.kernel);
@@ -103,17 +111,33 @@ Pattern Linear::pattern() const {
   return state_->source.pattern;
 }
 
-std::int64_t Linear::workspace_bytes(std::int64_t m) const {
-  return state_->bind(m, DType::kBF16, k(), n())->plan.workspace_bytes +
-         static_cast<std::int64_t>(Buffer::kAlignment);
+std::int64_t Linear::stored_bytes() const {
+  const WeightSource& source = state_->source;
+  const auto value_size = static_cast<std::int64_t>(dtype_size(source.dtype));
+  std::int64_t row = 0;
+  std::int64_t shared = 0;
+  if (source.layout == Layout::kSplit) {
+    const SplitShape split = split_shape(source.pattern, source.k);
+    row = split.values_per_row() * value_size + split.code_bytes_per_row();
+    shared = source.k * static_cast<std::int64_t>(sizeof(std::int32_t));
+  } else {
+    row = source.pattern.values_per_row(source.k) * value_size + source.pattern.code_bytes_per_row(source.k);
+  }
+  if (source.scales != nullptr) row += static_cast<std::int64_t>(dtype_size(source.scale_dtype));
+  if (source.bias != nullptr) row += static_cast<std::int64_t>(dtype_size(source.bias_dtype));
+  return source.n * row + shared;
 }
 
-Choice Linear::choice(std::int64_t m) const {
-  return state_->bind(m, DType::kBF16, k(), n())->choice;
+std::int64_t Linear::workspace_bytes(std::int64_t m, DType out) const {
+  return state_->look(m, out).second.workspace_bytes + static_cast<std::int64_t>(Buffer::kAlignment);
 }
 
-std::int64_t Linear::weight_bytes_read(std::int64_t m) const {
-  return state_->bind(m, DType::kBF16, k(), n())->footprint.weight_bytes_read;
+Choice Linear::choice(std::int64_t m, DType out) const {
+  return state_->look(m, out).first;
+}
+
+std::int64_t Linear::weight_bytes_read(std::int64_t m, DType out) const {
+  return state_->look(m, out).second.weight_bytes_read;
 }
 
 void Linear::run(const Context& context, const QuantisedInput& input, const TensorView& out) const {

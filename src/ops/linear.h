@@ -34,13 +34,15 @@ class Linear {
   std::int64_t k() const;
   DType dtype() const;  // what the input has to be quantised to
   Pattern pattern() const;
+  // Bytes of values, codes, scales and bias as they are stored.
+  std::int64_t stored_bytes() const;
   // Scratch that run() takes from the arena for m tokens.
-  std::int64_t workspace_bytes(std::int64_t m) const;
+  std::int64_t workspace_bytes(std::int64_t m, DType out = DType::kBF16) const;
   // out [m, n] (BF16 or F32, row stride out.stride(0)) = input x W^T, scaled, plus bias.
   void run(const Context& context, const QuantisedInput& input, const TensorView& out) const;
   // The kernel that m tokens run on, and bytes of weights that one run reads.
-  Choice choice(std::int64_t m) const;
-  std::int64_t weight_bytes_read(std::int64_t m) const;
+  Choice choice(std::int64_t m, DType out = DType::kBF16) const;
+  std::int64_t weight_bytes_read(std::int64_t m, DType out = DType::kBF16) const;
 
  private:
   struct State;

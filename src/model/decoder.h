@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "model/model.h"
+#include "model/weight_reader.h"
+
+namespace slidesparse {
+
+// The linears of one layer, in the order in which they run.
+enum class LayerLinear : int { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown };
+inline constexpr int kLinearsPerLayer = 7;
+
+struct DecoderNorms {
+  TensorView input;
+  TensorView post_attention;
+  TensorView query;  // Qwen3 only
+  TensorView key;
+};
+
+// Everything that the forward pass of the three families reads. They differ in biases (inside Linear), in the
+// norms of q and k, and in the rotary frequencies only, so there is one decoder and no file a family.
+struct DecoderWeights {
+  ModelConfig config;
+  TensorView embedding;  // BF16 [vocab, hidden]
+  TensorView final_norm;
+  std::vector<DecoderNorms> norms;  // [layers]
+  std::vector<Linear> linears;      // [layers * kLinearsPerLayer], then the head
+  std::vector<float> frequencies;   // [head_dim / 2]
+
+  const Linear& linear(std::int64_t layer, LayerLinear which) const {
+    return linears[static_cast<std::size_t>(layer * kLinearsPerLayer + static_cast<int>(which))];
+  }
+  const Linear& head() const { return linears.back(); }
+};
+
+DecoderWeights read_decoder(const ModelConfig& config, WeightReader& reader, const LinearOptions& options);
+
+// Throws kInput for what a caller may get wrong: token ids, positions, pages, rows.
+void check_step(const ModelConfig& config, const Batch& batch, const KvCache& cache);
+
+// Rows of logits that are computed at a time when nobody keeps them all.
+std::int64_t logit_block_rows(const ModelConfig& config);
+
+// Arena bytes of run_decoder, without kept logits.
+std::int64_t decoder_workspace(const DecoderWeights& weights, const AttentionBatch& batch,
+                               std::int64_t wanted);
+AttentionBatch attention_batch(const Batch& batch);
+
+// The forward pass. When `logits` is not null it gets all wanted rows, otherwise `consume` gets them block by
+// block.
+void run_decoder(const Context& context, const DecoderWeights& weights, const Batch& batch,
+                 const KvCache& cache, const TensorView* logits,
+                 const std::function<void(std::int64_t, const TensorView&)>& consume);
+
+}  // namespace slidesparse

@@ -1,0 +1,45 @@
+#include <optional>
+
+#include "core/buffer.h"
+#include "core/checked.h"
+#include "core/fail.h"
+#include "model/model.h"
+
+namespace slidesparse {
+
+std::int64_t KvCache::bytes_per_page(const ModelConfig& config, std::int64_t page_size) {
+  const std::optional<std::int64_t> row =
+      checked_mul(2 * 2 * config.layers, config.kv_heads * config.head_dim);
+  const std::optional<std::int64_t> page = row ? checked_mul(*row, page_size) : std::nullopt;
+  if (!page) fail(ErrorKind::kUsage, "a cache page of {} tokens is too large", page_size);
+  return *page;
+}
+
+KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device)
+    : pages_(pages), page_size_(page_size) {
+  if (device.kind != DeviceKind::kCpu) fail(ErrorKind::kUnsupported, "KV cache: only the CPU is implemented");
+  if (pages < 1 || page_size < 1)
+    fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens", pages, page_size);
+  const std::optional<std::int64_t> bytes = checked_mul(pages, bytes_per_page(config, page_size));
+  if (!bytes || pages > INT32_MAX) {
+    fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens are too many", pages, page_size);
+  }
+  auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(*bytes));
+  const Shape shape{pages, page_size, config.kv_heads, config.head_dim};
+  const std::int64_t half = 2 * shape.count();
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    std::byte* layer = buffer->data() + 2 * i * half;
+    layers_.push_back(
+        {TensorView::contiguous(static_cast<void*>(layer), DType::kBF16, shape, device),
+         TensorView::contiguous(static_cast<void*>(layer + half), DType::kBF16, shape, device)});
+  }
+  storage_ = std::move(buffer);
+}
+
+KvPages KvCache::layer(std::int64_t index) const {
+  require(index >= 0 && index < static_cast<std::int64_t>(layers_.size()), "layer {} of a cache of {}", index,
+          layers_.size());
+  return layers_[static_cast<std::size_t>(index)];
+}
+
+}  // namespace slidesparse

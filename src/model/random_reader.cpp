@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/fail.h"
+#include "core/numeric.h"
+#include "core/parallel.h"
+#include "core/random.h"
+#include "model/weight_reader.h"
+#include "slidesparse/format/pack.h"
+
+namespace slidesparse {
+namespace {
+
+constexpr float kDeviation = 0.02f;  // of weights, as models are initialised
+
+// Rows that are made, pruned and packed at a time by one thread.
+constexpr std::int64_t kRowBlock = 16;
+
+class RandomReader final : public WeightReader {
+ public:
+  RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head,
+               std::uint64_t seed)
+      : dtype_(dtype), pattern_(pattern), head_(head), tied_(config.tied_embeddings), seed_(seed) {
+    require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16, "random weights as {}",
+            dtype_name(dtype));
+    if (head != "bf16" && head != "int8")
+      fail(ErrorKind::kUsage, "head \"{}\": bf16 or int8 is needed", head);
+  }
+
+  std::string describe() const override { return "random weights"; }
+
+  WeightSource linear(const LinearSpec& spec, const FusedGroup&) override {
+    WeightSource source = make(spec, dtype_, pattern_);
+    if (spec.bias) source.bias = normals(spec.n, 0.0f, kDeviation);
+    return source;
+  }
+
+  TensorView plain(const PlainSpec& spec) override {
+    const bool norm = spec.shape.rank() == 1;
+    return TensorView::contiguous(normals(spec.shape.count(), norm ? 1.0f : 0.0f, kDeviation), DType::kBF16,
+                                  spec.shape);
+  }
+
+  WeightSource head(const LinearSpec& spec, const TensorView& embedding) override {
+    if (head_ == "int8") return make(spec, DType::kI8, Pattern());
+    if (!tied_) return make(spec, DType::kBF16, Pattern());
+    WeightSource source;
+    source.dtype = DType::kBF16;
+    source.n = spec.n;
+    source.k = spec.k;
+    source.values = embedding.data;
+    return source;
+  }
+
+ private:
+  Buffer& own(std::int64_t bytes) { return owned_.emplace_back(static_cast<std::size_t>(bytes)); }
+  std::uint64_t next_seed() { return random_bits(seed_, tensors_++); }
+
+  std::uint16_t* normals(std::int64_t count, float mean, float deviation) {
+    auto* out = own(2 * count).as<std::uint16_t>();
+    const std::uint64_t seed = next_seed();
+    parallel_for(count, 4096, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        out[i] = float_to_bf16(mean + deviation * random_normal(seed, static_cast<std::uint64_t>(i)));
+      }
+    });
+    return out;
+  }
+
+  // Fills a dense row with random values of `dtype`, two lanes of every group zero.
+  static void fill_row(DType dtype, Pattern pattern, std::uint64_t seed, std::int64_t row, std::int64_t k,
+                       std::byte* out) {
+    const auto first = static_cast<std::uint64_t>(row * ((k + 7) / 8 + pattern.groups(k)));
+    std::uint64_t counter = first;
+    auto* bytes = reinterpret_cast<std::uint8_t*>(out);
+    for (std::int64_t i = 0; i < k; i += 8) {
+      std::uint64_t bits = random_bits(seed, counter++);
+      for (std::int64_t j = i; j < std::min(i + 8, k); ++j, bits >>= 8) {
+        const auto byte = static_cast<std::uint8_t>(bits);
+        if (dtype == DType::kI8) {
+          bytes[j] = byte;
+        } else if (dtype == DType::kF8E4M3) {
+          bytes[j] = byte & 0xbfu;  // magnitudes below 2: no NaN
+        } else {
+          const float value = static_cast<float>(static_cast<std::int8_t>(byte)) * (kDeviation / 73.9f);
+          const std::uint16_t half = float_to_bf16(value);
+          std::memcpy(out + 2 * j, &half, sizeof(half));
+        }
+      }
+    }
+    if (pattern.is_dense()) return;
+    const std::size_t size = dtype_size(dtype);
+    const auto width = static_cast<std::uint64_t>(pattern.group());
+    for (std::int64_t g = 0; g < pattern.groups(k); ++g) {
+      const std::uint64_t bits = random_bits(seed, counter++);
+      const std::uint64_t a = (bits & 0xffffffffu) % width;
+      const std::uint64_t b = (a + 1 + (bits >> 32) % (width - 1)) % width;
+      for (const std::uint64_t lane : {a, b}) {
+        const std::int64_t at = g * pattern.group() + static_cast<std::int64_t>(lane);
+        if (at < k) std::memset(out + static_cast<std::size_t>(at) * size, 0, size);
+      }
+    }
+  }
+
+  WeightSource make(const LinearSpec& spec, DType dtype, Pattern pattern) {
+    const auto size = static_cast<std::int64_t>(dtype_size(dtype));
+    const std::int64_t value_bytes = pattern.values_per_row(spec.k) * size;
+    const std::int64_t code_bytes = pattern.code_bytes_per_row(spec.k);
+    std::byte* values = own(spec.n * value_bytes).data();
+    auto* codes = own(spec.n * code_bytes).as<std::uint8_t>();
+    const std::uint64_t seed = next_seed();
+    parallel_for(spec.n, kRowBlock, [&](std::int64_t begin, std::int64_t end) {
+      Buffer rows(static_cast<std::size_t>(kRowBlock * spec.k * size));
+      for (std::int64_t row = begin; row < end; row += kRowBlock) {
+        const std::int64_t count = std::min(kRowBlock, end - row);
+        for (std::int64_t r = 0; r < count; ++r) {
+          fill_row(dtype, pattern, seed, row + r, spec.k, rows.data() + r * spec.k * size);
+        }
+        pack_rows(pattern, dtype, rows.data(), count, spec.k, spec.k, values + row * value_bytes,
+                  codes + row * code_bytes, row, spec.name);
+      }
+    });
+    WeightSource source;
+    source.layout = pattern.is_dense() ? Layout::kDense : Layout::kPacked;
+    source.pattern = pattern;
+    source.dtype = dtype;
+    source.n = spec.n;
+    source.k = spec.k;
+    source.values = values;
+    source.codes = pattern.is_dense() ? nullptr : codes;
+    if (dtype != DType::kBF16) {
+      // Random bytes deviate by 73.9 as integers and by about 0.7 as E4M3 below 2.
+      const std::uint16_t scale = float_to_bf16(kDeviation / (dtype == DType::kI8 ? 73.9f : 0.7f));
+      auto* scales = own(2 * spec.n).as<std::uint16_t>();
+      std::fill_n(scales, spec.n, scale);
+      source.scales = scales;
+      source.scale_dtype = DType::kBF16;
+    }
+    return source;
+  }
+
+  DType dtype_;
+  Pattern pattern_;
+  std::string head_;
+  bool tied_;
+  std::uint64_t seed_;
+  std::uint64_t tensors_ = 0;
+  std::vector<Buffer> owned_;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
+                                             const std::string& head, std::uint64_t seed) {
+  return std::make_unique<RandomReader>(config, dtype, pattern, head, seed);
+}
+
+}  // namespace slidesparse
