@@ -29,9 +29,9 @@ run_one() {
       -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix="$artifacts/$name-" >"$log" 2>&1; then
     local runs
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    echo "$name: $runs runs, $((runs / (seconds > 0 ? seconds : 1))) runs/s"
+    echo "fuzz $name: $runs runs, $((runs / (seconds > 0 ? seconds : 1))) runs/s, ok"
   else
-    echo "$name: FAILED (see $log)"
+    echo "fuzz $name: FAILED (see $log)"
     grep -E 'ERROR|SUMMARY|terminate|what\(\)' "$log" | head -5
     return 1
   fi
@@ -43,5 +43,5 @@ results=$build/results.txt
 status=0
 printf '%s\n' "$@" | xargs -P "$jobs" -I{} bash -c 'run_one {}' | tee "$results" || status=1
 grep -q FAILED "$results" && status=1
-echo "total: $(awk -F'[ :]+' '/ runs, /{n += $2} END {print n + 0}' "$results") runs, $# targets, $seconds s each, $(grep -c FAILED "$results" || true) failed"
+echo "total: $(awk -F'[ :]+' '/ runs, /{n += $3} END {print n + 0}' "$results") runs, $# targets, $seconds s each, $(grep -c FAILED "$results" || true) failed"
 exit $status

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/parallel.h"
 #include "fuzz.h"
 #include "slidesparse/format/codes.h"
 #include "slidesparse/format/pack.h"
@@ -80,6 +81,12 @@ void check_split(FuzzedDataProvider& choose, Pattern pattern, DType dtype, std::
 }
 
 }  // namespace
+
+// One thread: the matrices are tiny, and starting a team for each of them takes most of the time.
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  slidesparse::set_thread_count(1);
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   FuzzedDataProvider choose(data, size);

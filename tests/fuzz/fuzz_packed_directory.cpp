@@ -7,6 +7,7 @@
 #include <fstream>
 #include <vector>
 
+#include "core/parallel.h"
 #include "fuzz.h"
 #include "io/packed_directory.h"
 #include "slidesparse/format/pack.h"
@@ -74,6 +75,12 @@ void read_back(const fs::path& path, const PackedInfo& made, std::int64_t n, std
 }
 
 }  // namespace
+
+// One thread: the matrices are tiny, and starting a team for each of them takes most of the time.
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  slidesparse::set_thread_count(1);
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Scratch scratch;
