@@ -22,7 +22,7 @@ void add_inspect(CLI::App& app, const GlobalOptions& global) {
   command->footer("Example: slidesparse inspect llama-6of8");
   command->callback([options, &global] {
     const Inspection inspection = inspect_directory(options->directory, global.quiet);
-    fmt::print("{}", options->json ? inspection_to_json(inspection) + "\n" : inspection_to_text(inspection));
+    fmt::print("{}", options->json ? inspection_to_json(inspection) : inspection_to_text(inspection));
   });
 }
 

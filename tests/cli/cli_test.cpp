@@ -1,0 +1,216 @@
+// The program as others script against it: forms, exit codes, tables, one-line errors.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+struct Result {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string quote(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+class Cli : public testing::Test {
+ protected:
+  // One small model for all tests: the shapes of SmolLM2 with one layer.
+  static void SetUpTestSuite() {
+    root_ = fs::temp_directory_path() / ("slidesparse_cli_test_" + std::to_string(::getpid()));
+    fs::create_directories(root_);
+    ASSERT_EQ(run({"random-model", "smollm2-135m", path("model"), "--layers", "1", "--seed", "3"}).code, 0);
+    ASSERT_EQ(run({"convert", path("model"), path("packed"), "--pattern", "6:8", "--dtype", "int8"}).code, 0);
+    std::ofstream(path("text.txt")) << std::string(40, 'x') + " some text to measure, some more of it.\n";
+  }
+  static void TearDownTestSuite() { fs::remove_all(root_); }
+
+  static std::string path(const std::string& name) { return (root_ / name).string(); }
+
+  static Result run(const std::vector<std::string>& arguments) {
+    std::string command = quote(SLIDESPARSE_PROGRAM);
+    for (const std::string& argument : arguments) command += " " + quote(argument);
+    const std::string out = path("stdout");
+    const std::string err = path("stderr");
+    const int status =
+        std::system((command + " >" + quote(out) + " 2>" + quote(err) + " </dev/null").c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_file(out), read_file(err)};
+  }
+
+  // Failed with this code and exactly one error line that holds all of `parts`.
+  static void expect_error(const Result& result, int code, const std::vector<std::string>& parts) {
+    EXPECT_EQ(result.code, code) << result.err;
+    const auto begin = result.err.find("error: ");
+    ASSERT_NE(begin, std::string::npos) << result.err;
+    const std::string line = result.err.substr(begin, result.err.find('\n', begin) - begin);
+    for (const std::string& part : parts) EXPECT_THAT(line, HasSubstr(part));
+    EXPECT_EQ(result.err.find("error: ", begin + 1), std::string::npos) << result.err;
+  }
+
+  static fs::path root_;
+};
+fs::path Cli::root_;
+
+TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
+  const Result top = run({"--help"});
+  EXPECT_EQ(top.code, 0);
+  for (const char* command :
+       {"info", "convert", "unpack", "inspect", "random-model", "tokenize", "eval", "generate", "bench"}) {
+    EXPECT_THAT(top.out, HasSubstr(command));
+    const Result help = run({command, "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_THAT(help.out, HasSubstr(std::string("Example: slidesparse ") + command));
+  }
+  EXPECT_THAT(top.out, HasSubstr("Exit codes: 0 done, 1 failed, 2 wrong use"));
+}
+
+TEST_F(Cli, WrongUseExitsWithTwo) {
+  expect_error(run({}), 2, {"subcommand"});
+  expect_error(run({"frobnicate"}), 2, {"frobnicate"});
+  expect_error(run({"convert", path("model")}), 2, {"DST"});
+  expect_error(run({"--isa", "mmx", "info"}), 2, {"mmx", "avx512", "avx2", "portable"});
+  expect_error(run({"eval", path("packed")}), 2, {"--text", "--hellaswag"});
+  expect_error(run({"bench", "gemm"}), 2, {"--shape", "--model"});
+  expect_error(run({"generate", path("packed"), "x", "--temperature", "nan"}), 2, {"temperature"});
+}
+
+TEST_F(Cli, PatternsThatDoNotExistAreRefusedWithTheList) {
+  expect_error(run({"convert", path("model"), path("none"), "--pattern", "2:8", "--dtype", "int8"}), 2,
+               {"2:8", "6:8", "14:16"});
+  EXPECT_FALSE(fs::exists(path("none")));
+}
+
+TEST_F(Cli, InfoSaysWhatThereIs) {
+  const Result info = run({"info"});
+  EXPECT_EQ(info.code, 0);
+  for (const char* part : {"slidesparse 0.", "processor:", "kernels:", "CUDA:", "reference", "cpu"})
+    EXPECT_THAT(info.out, HasSubstr(part));
+}
+
+TEST_F(Cli, ConvertRefusesAnExistingTargetUnlessForced) {
+  expect_error(run({"convert", path("model"), path("packed"), "--pattern", "6:8", "--dtype", "int8"}), 1,
+               {"packed", "--force"});
+  const Result forced =
+      run({"convert", path("model"), path("packed"), "--pattern", "6:8", "--dtype", "int8", "--force"});
+  EXPECT_EQ(forced.code, 0) << forced.err;
+}
+
+TEST_F(Cli, ConvertRefusesMissingAndEqualPaths) {
+  expect_error(run({"convert", path("nowhere"), path("x"), "--pattern", "6:8", "--dtype", "int8"}), 1,
+               {"nowhere"});
+  expect_error(
+      run({"convert", path("model"), path("model"), "--pattern", "6:8", "--dtype", "int8", "--force"}), 1,
+      {"model"});
+  EXPECT_TRUE(fs::exists(root_ / "model" / "config.json"));
+}
+
+TEST_F(Cli, InspectShowsPatternAndBytes) {
+  const Result table = run({"inspect", path("packed")});
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("6:8"));
+  EXPECT_THAT(table.out, HasSubstr("model.layers.0.mlp.down_proj"));
+  const Result json = run({"inspect", path("packed"), "--json"});
+  ASSERT_EQ(json.code, 0) << json.err;
+  const auto parsed = nlohmann::json::parse(json.out);
+  EXPECT_TRUE(parsed.at("tensors").is_array());
+  // 6:8 at 8 bits: 0.828 B a weight, plus 2 B of scale a row.
+  EXPECT_NEAR(parsed.at("linear_share_of_dense").get<double>(), 0.828, 0.001);
+}
+
+TEST_F(Cli, UnpackGivesBackAModelThatConvertTakes) {
+  ASSERT_EQ(run({"unpack", path("packed"), path("unpacked")}).code, 0);
+  const Result again = run({"convert", path("unpacked"), path("again"), "--pattern", "6:8", "--dtype", "int8",
+                            "--method", "none"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(read_file(root_ / "packed" / "model.safetensors"),
+            read_file(root_ / "again" / "model.safetensors"));
+}
+
+TEST_F(Cli, TokenizeThereAndBack) {
+  const Result ids = run({"tokenize", path("packed"), "--text", path("text.txt")});
+  ASSERT_EQ(ids.code, 0) << ids.err;
+  std::ofstream(path("ids.txt")) << ids.out;
+  const Result back = run({"tokenize", path("packed"), "--text", path("ids.txt"), "--decode"});
+  EXPECT_EQ(back.code, 0) << back.err;
+  EXPECT_EQ(back.out, read_file(path("text.txt")));
+  std::ofstream(path("ids.txt")) << "5\n-7\n";
+  expect_error(run({"tokenize", path("packed"), "--text", path("ids.txt"), "--decode"}), 1, {"line 2", "-7"});
+}
+
+TEST_F(Cli, EvalPrintsATableAndWritesJson) {
+  const Result table = run(
+      {"eval", path("packed"), "--text", path("text.txt"), "--window", "16", "--json", path("eval.json")});
+  ASSERT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("6:8 (keeps 6, zeroes 2)"));
+  const auto json = nlohmann::json::parse(read_file(path("eval.json")));
+  EXPECT_EQ(json.at("schema"), 1);
+  EXPECT_GT(json.at("rows").at(0).at("perplexity").at("perplexity").get<double>(), 1.0);
+  expect_error(run({"eval", path("packed"), "--text", path("no.txt")}), 1, {"no.txt"});
+}
+
+TEST_F(Cli, GenerateStreamsTextAndIsRepeatable) {
+  const std::vector<std::string> arguments{
+      "generate", path("packed"), "ab", "--max-tokens", "5", "--temperature", "0.8", "--seed", "7"};
+  const Result first = run(arguments);
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_THAT(first.out, testing::StartsWith("ab"));
+  EXPECT_THAT(first.err, HasSubstr("tokens/s"));
+  EXPECT_EQ(run(arguments).out, first.out);
+  expect_error(run({"generate", path("packed"), ""}), 2, {"prompt"});
+}
+
+TEST_F(Cli, BenchRowsNameTheirKernel) {
+  const Result gemm = run({"bench", "gemm", "--shape", "256,512", "--dtype", "int8", "--patterns",
+                           "dense,6:8", "--m", "1,8", "--min-seconds", "0.01", "--json", path("gemm.json")});
+  ASSERT_EQ(gemm.code, 0) << gemm.err;
+  const auto rows = nlohmann::json::parse(read_file(path("gemm.json"))).at("rows");
+  ASSERT_EQ(rows.size(), 4u);
+  for (const auto& row : rows) {
+    EXPECT_EQ(row.at("check"), "ok");
+    EXPECT_THAT(row.at("kernel").get<std::string>(), HasSubstr("cpu"));
+    EXPECT_GT(row.at("seconds").at("median").get<double>(), 0.0);
+    EXPECT_EQ(row.at("sparse_share").get<double>(), row.at("pattern") == "dense" ? 0.0 : 1.0);
+  }
+  EXPECT_THAT(gemm.out, HasSubstr("DENSE"));
+
+  const Result decode = run({"bench", "decode", path("packed"), "--m", "1,2", "--steps", "2", "--runs", "1",
+                             "--json", path("decode.json")});
+  ASSERT_EQ(decode.code, 0) << decode.err;
+  const auto steps = nlohmann::json::parse(read_file(path("decode.json"))).at("rows");
+  ASSERT_EQ(steps.size(), 2u);
+  EXPECT_EQ(steps[1].at("sequences"), 2);
+  EXPECT_EQ(steps[1].at("pattern"), "6:8");
+  expect_error(run({"bench", "prefill", "--model", "gpt-17"}), 2, {"gpt-17", "qwen2.5-7b"});
+  expect_error(run({"bench", "gemm", "--shape", "12"}), 2, {"12"});
+}
+
+TEST_F(Cli, UnfinishedDirectoriesDoNotOpen) {
+  fs::create_directories(root_ / "half");
+  fs::copy(root_ / "packed", root_ / "half",
+           fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  fs::remove(root_ / "half" / "config.json");
+  expect_error(run({"inspect", path("half")}), 1, {"half", "config.json"});
+}
+
+}  // namespace
