@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/report.h"
+#include "io/packed_directory.h"
+#include "prune/prune.h"
+#include "slidesparse/core/dtype.h"
+#include "slidesparse/format/pattern.h"
+
+namespace slidesparse {
+
+struct ConvertOptions {
+  std::filesystem::path source;  // a Hugging Face directory: BF16, FP16, FP32, or compressed-tensors W8A8
+  std::filesystem::path target;
+  Pattern pattern;               // dense quantises without pruning
+  DType dtype = DType::kF8E4M3;  // I8, F8_E4M3 or BF16
+  PruneMethod method = PruneMethod::kMagnitude;
+  PackedLayout layout = PackedLayout::kSlide;  // split is not produced yet
+  std::vector<std::string> skip;               // globs: linears or fused groups that stay dense
+  std::string head = "bf16";                   // or "int8": quantised, never pruned
+  bool force = false;
+  bool quiet = false;
+  std::int64_t shard_bytes = 5'000'000'000;
+  std::int64_t commit_bytes = 256 << 20;
+};
+
+// Prunes, quantises and packs a model, tensor by tensor, in blocks of rows: memory does not grow with the
+// model. The result is complete or not there at all; killed or interrupted, the same command goes on where it
+// was and ends in the same bytes (directory_job.h). The source is only read. Throws Error with one line for
+// everything that cannot be accepted: see docs/format.md, "Directory".
+ConvertReport convert_model(const ConvertOptions& options);
+
+}  // namespace slidesparse

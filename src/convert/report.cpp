@@ -1,0 +1,165 @@
+#include "convert/report.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/fail.h"
+#include "core/text.h"
+#include "io/json.h"
+
+namespace slidesparse {
+namespace {
+
+constexpr std::int64_t kMost = std::int64_t{1} << 62;
+constexpr double kMostEnergy = 1e300;
+
+double share(double part, double whole, double of_nothing) {
+  return whole > 0 ? part / whole : of_nothing;
+}
+
+OrderedJson to_json(const LayerReport& layer) {
+  OrderedJson json = OrderedJson::object();
+  json["name"] = layer.name;
+  json["group"] = layer.group;
+  json["pattern"] = layer.pattern.to_string();
+  json["reason"] = layer.reason;
+  json["rows"] = layer.rows;
+  json["k"] = layer.k;
+  json["zeros"] = layer.prune.zeros;
+  json["pruned"] = layer.prune.pruned;
+  json["zeros_share"] = layer.zeros_share();
+  json["energy"] = layer.prune.energy;
+  json["energy_kept"] = layer.prune.energy_kept;
+  json["energy_share"] = layer.energy_share();
+  json["eps_rows"] = layer.eps_rows;
+  json["negative_zeros_dropped"] = layer.negative_zeros_dropped;
+  return json;
+}
+
+LayerReport from_json(const Json& json, const std::string& where) {
+  LayerReport layer;
+  layer.name = json_string(json, "name", where);
+  layer.group = json_string(json, "group", where);
+  layer.pattern = Pattern::parse(json_string(json, "pattern", where));
+  layer.reason = json_string(json, "reason", where);
+  layer.rows = json_int(json, "rows", where, 0, kMost);
+  layer.k = json_int(json, "k", where, 0, kMost);
+  layer.prune.elements = layer.rows * layer.k;
+  layer.prune.zeros = json_int(json, "zeros", where, 0, kMost);
+  layer.prune.pruned = json_int(json, "pruned", where, 0, kMost);
+  layer.prune.energy = json_number(json, "energy", where, -kMostEnergy, kMostEnergy);
+  layer.prune.energy_kept = json_number(json, "energy_kept", where, -kMostEnergy, kMostEnergy);
+  layer.eps_rows = json_int(json, "eps_rows", where, 0, kMost);
+  layer.negative_zeros_dropped = json_int(json, "negative_zeros_dropped", where, 0, kMost);
+  return layer;
+}
+
+// "up_proj" of "model.layers.3.mlp.up_proj".
+std::string kind_of(const std::string& name) {
+  return name.substr(name.rfind('.') + 1);
+}
+
+std::string percent(double value) {
+  return fmt::format("{:.2f} %", 100 * value);
+}
+
+}  // namespace
+
+double LayerReport::zeros_share() const {
+  return share(static_cast<double>(prune.zeros), static_cast<double>(prune.elements), 0);
+}
+
+double LayerReport::energy_share() const {
+  return share(prune.energy_kept, prune.energy, 1);
+}
+
+PruneReport ConvertReport::total() const {
+  PruneReport sum;
+  for (const LayerReport& layer : layers) sum += layer.prune;
+  return sum;
+}
+
+std::string layer_report_to_json(const LayerReport& layer) {
+  return to_json(layer).dump();
+}
+
+LayerReport layer_report_from_json(std::string_view json) {
+  return from_json(parse_json(json, "journal"), "journal");
+}
+
+std::string report_to_json(const ConvertReport& report) {
+  const PruneReport total = report.total();
+  OrderedJson json = OrderedJson::object();
+  json["source_sha256"] = report.source_sha256;
+  json["source_bytes"] = report.source_bytes;
+  json["target_bytes"] = report.target_bytes;
+  json["zeros_share"] = share(static_cast<double>(total.zeros), static_cast<double>(total.elements), 0);
+  json["energy_share"] = share(total.energy_kept, total.energy, 1);
+  json["layers"] = OrderedJson::array();
+  for (const LayerReport& layer : report.layers) json["layers"].push_back(to_json(layer));
+  return json.dump(1) + "\n";
+}
+
+ConvertReport report_from_json(std::string_view text, const std::string& file) {
+  const Json json = parse_json(text, file);
+  ConvertReport report;
+  report.source_sha256 = json_string(json, "source_sha256", file);
+  report.source_bytes = json_int(json, "source_bytes", file, 0, kMost);
+  report.target_bytes = json_int(json, "target_bytes", file, 0, kMost);
+  const auto layers = json.find("layers");
+  if (layers == json.end() || !layers->is_array())
+    fail_input("{}: layers: a list is needed", printable(file));
+  for (const Json& layer : *layers) report.layers.push_back(from_json(layer, file + ": layers"));
+  return report;
+}
+
+std::string report_to_text(const ConvertReport& report) {
+  struct Kind {
+    PruneReport sum;
+    int count = 0;
+    const LayerReport* worst = nullptr;
+  };
+  std::vector<std::string> order;
+  std::map<std::string, Kind> kinds;
+  std::string notes;
+  std::int64_t eps_rows = 0;
+  std::int64_t negative_zeros = 0;
+  for (const LayerReport& layer : report.layers) {
+    const std::string name = kind_of(layer.name);
+    if (!kinds.contains(name)) order.push_back(name);
+    Kind& kind = kinds[name];
+    kind.sum += layer.prune;
+    ++kind.count;
+    if (kind.worst == nullptr || layer.energy_share() < kind.worst->energy_share()) kind.worst = &layer;
+    eps_rows += layer.eps_rows;
+    negative_zeros += layer.negative_zeros_dropped;
+    if (!layer.reason.empty()) {
+      notes += fmt::format("{}: {} ({})\n", layer.name, layer.pattern.to_string(), layer.reason);
+    }
+  }
+  using Align = TextTable::Align;
+  TextTable table({"linear", "layers", "zeros", "energy kept", "lowest", "in"},
+                  {Align::kLeft, Align::kRight, Align::kRight, Align::kRight, Align::kRight, Align::kLeft});
+  const auto zeros_of = [](const PruneReport& sum) {
+    return percent(share(static_cast<double>(sum.zeros), static_cast<double>(sum.elements), 0));
+  };
+  for (const std::string& name : order) {
+    const Kind& kind = kinds.at(name);
+    table.add_row({name, std::to_string(kind.count), zeros_of(kind.sum),
+                   percent(share(kind.sum.energy_kept, kind.sum.energy, 1)),
+                   percent(kind.worst->energy_share()), kind.worst->name});
+  }
+  const PruneReport total = report.total();
+  table.add_row({"all", std::to_string(report.layers.size()), zeros_of(total),
+                 percent(share(total.energy_kept, total.energy, 1)), "", ""});
+  std::string text = table.to_string() + notes;
+  if (eps_rows > 0) text += fmt::format("{} rows are all (nearly) zero: their scale is eps\n", eps_rows);
+  if (negative_zeros > 0) text += fmt::format("{} values of -0.0 will come back as +0.0\n", negative_zeros);
+  text += fmt::format(
+      "{} in, {} out ({:.1f} %)\n", format_bytes(static_cast<double>(report.source_bytes)),
+      format_bytes(static_cast<double>(report.target_bytes)),
+      100 * share(static_cast<double>(report.target_bytes), static_cast<double>(report.source_bytes), 0));
+  return text;
+}
+
+}  // namespace slidesparse

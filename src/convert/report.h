@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "prune/prune.h"
+#include "slidesparse/format/pattern.h"
+
+namespace slidesparse {
+
+inline constexpr const char* kReportFile = "slidesparse_report.json";
+
+// What became of one linear layer.
+struct LayerReport {
+  std::string name;   // "model.layers.3.mlp.up_proj"
+  std::string group;  // fused group that shares its fate; empty for the head
+  Pattern pattern;
+  std::string reason;  // why it differs from the rest of the directory; empty when it does not
+  std::int64_t rows = 0;
+  std::int64_t k = 0;
+  PruneReport prune;          // energy: sum of squared weights (codes times scale for W8A8 sources)
+  std::int64_t eps_rows = 0;  // rows whose scale is eps because they are all (nearly) zero
+  std::int64_t negative_zeros_dropped = 0;  // -0.0 values that come back as +0.0
+
+  double zeros_share() const;   // of the weights, after pruning
+  double energy_share() const;  // kept; 1 for a matrix of zeros
+};
+
+struct ConvertReport {
+  std::vector<LayerReport> layers;  // in the model's order
+  std::string source_sha256;
+  std::int64_t source_bytes = 0;   // tensors
+  std::int64_t target_bytes = 0;   // tensors
+  std::int64_t resumed_items = 0;  // found finished from an earlier run
+  double seconds = 0;
+
+  PruneReport total() const;
+};
+
+// One line of JSON and back: what the journal keeps. Numbers survive exactly.
+std::string layer_report_to_json(const LayerReport& layer);
+LayerReport layer_report_from_json(std::string_view json);
+
+// The content of slidesparse_report.json: depends on the result only, not on the run.
+std::string report_to_json(const ConvertReport& report);
+ConvertReport report_from_json(std::string_view json, const std::string& file);
+// For people: a line per kind of linear (share of zeros, of energy kept, the worst layer) and the totals.
+std::string report_to_text(const ConvertReport& report);
+
+}  // namespace slidesparse
