@@ -57,7 +57,7 @@ struct HellaSwagResult {
   std::int64_t tasks = 0;
   double accuracy = 0;        // acc: the ending with the largest sum of log probabilities
   double accuracy_error = 0;  // standard error
-  double accuracy_norm = 0;   // acc_norm: sums divided by the ending's length in bytes
+  double accuracy_norm = 0;   // acc_norm: sums divided by the ending's length in characters
   double accuracy_norm_error = 0;
   std::int64_t tokens = 0;  // that went through the model
   double seconds = 0;

@@ -1,0 +1,204 @@
+#include "engine/bench_model.h"
+
+#include <algorithm>
+
+#include "core/buffer.h"
+#include "core/checked.h"
+#include "core/fail.h"
+#include "core/interrupt.h"
+#include "core/random.h"
+#include "engine/sequences.h"
+
+namespace slidesparse {
+namespace {
+
+// Prompts of the prefill phase, as in the published benchmark.
+constexpr std::int64_t kLongestPrompt = 1024;
+constexpr std::int64_t kPageSize = 64;
+
+// One model at one m: its cache, its sequences, and what a run of it does.
+class Workload {
+ public:
+  Workload(const BenchSubject& subject, const BenchModelOptions& options, std::int64_t m)
+      : subject_(subject),
+        options_(options),
+        m_(m),
+        prefill_(options.phase == BenchPhase::kPrefill),
+        sequences_(prefill_ ? ceil_div(m, kLongestPrompt) : m),
+        longest_(prefill_ ? std::min(m, kLongestPrompt) : options.prompt + options.steps),
+        blocks_(ceil_div(longest_, kPageSize)),
+        cache_(subject.model->config(), sequences_ * blocks_, kPageSize),
+        step_(blocks_) {
+    context_.arena = &arena_;
+    for (std::int64_t s = 0; s < sequences_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
+    logits_ = Buffer(static_cast<std::size_t>(sequences_ * vocab()) * sizeof(float));
+  }
+
+  // Seconds of each timed step of one run.
+  std::vector<double> run() {
+    std::vector<double> seconds;
+    if (prefill_) {
+      build_prompts(m_);
+      seconds.push_back(time_step());
+      return seconds;
+    }
+    build_prompts(sequences_ * options_.prompt);
+    time_step();
+    for (std::int64_t i = 0; i < options_.steps; ++i) {
+      step_.clear();
+      for (std::int64_t s = 0; s < sequences_; ++s) {
+        const std::int32_t token = random_token(s * longest_ + options_.prompt + i);
+        step_.add({&token, 1}, options_.prompt + i, tables_[static_cast<std::size_t>(s)]);
+        step_.want_last();
+      }
+      // Every step really decodes one token of each of m sequences.
+      require(step_.sequences() == m_ && step_.tokens() == m_ && step_.wanted() == m_,
+              "decode step of {} sequences, {} tokens, {} logits instead of {}", step_.sequences(),
+              step_.tokens(), step_.wanted(), m_);
+      seconds.push_back(time_step());
+    }
+    return seconds;
+  }
+
+  BenchModelRow row(std::vector<double> seconds) const {
+    const ModelConfig& config = subject_.model->config();
+    const ModelSummary summary = subject_.model->summary();
+    BenchModelRow row;
+    row.subject = subject_.name;
+    row.phase = options_.phase;
+    row.dtype = summary.dtype;
+    row.pattern = summary.pattern;
+    row.m = m_;
+    row.sequences = sequences_;
+    row.step_tokens = m_;
+    row.seconds = summarise(std::move(seconds));
+    count_linears(row);
+    if (!prefill_) {
+      const std::int64_t context = options_.prompt + options_.steps / 2;
+      row.kv_bytes = m_ * context * KvCache::bytes_per_page(config, 1);
+    }
+    const auto bytes = static_cast<double>(row.weight_bytes + row.kv_bytes);
+    row.bytes_per_token = bytes / static_cast<double>(m_);
+    if (row.seconds.median > 0) {
+      row.tokens_per_second = static_cast<double>(m_) / row.seconds.median;
+      row.gigabytes_per_second = bytes / row.seconds.median * 1e-9;
+      row.gigaflops_per_second = row.linear_flops / row.seconds.median * 1e-9;
+    }
+    return row;
+  }
+
+ private:
+  std::int64_t vocab() const { return subject_.model->config().vocab; }
+
+  std::int32_t random_token(std::int64_t counter) const {
+    return static_cast<std::int32_t>(random_bits(options_.seed, static_cast<std::uint64_t>(counter)) %
+                                     static_cast<std::uint64_t>(vocab()));
+  }
+
+  // Fresh prompts of `tokens` tokens in all, the last one shorter if they do not divide evenly.
+  void build_prompts(std::int64_t tokens) {
+    step_.clear();
+    const std::int64_t length = prefill_ ? longest_ : options_.prompt;
+    std::vector<std::int32_t> prompt;
+    for (std::int64_t s = 0; s < sequences_; ++s) {
+      prompt.resize(static_cast<std::size_t>(std::min(length, tokens - s * length)));
+      for (std::size_t i = 0; i < prompt.size(); ++i) {
+        prompt[i] = random_token(s * longest_ + static_cast<std::int64_t>(i));
+      }
+      step_.add(prompt, 0, tables_[static_cast<std::size_t>(s)]);
+      step_.want_last();
+    }
+  }
+
+  double time_step() {
+    const TensorView logits =
+        TensorView::contiguous(static_cast<void*>(logits_.data()), DType::kF32, {step_.wanted(), vocab()});
+    const double start = now_seconds();
+    subject_.model->forward(context_, step_.batch(), cache_, logits);
+    return now_seconds() - start;
+  }
+
+  void count_linears(BenchModelRow& row) const {
+    const std::vector<const Linear*> linears = subject_.model->linears();
+    double sparse_flops = 0;
+    for (const Linear* linear : linears) {
+      const bool head = linear == linears.back();
+      const std::int64_t rows = head ? sequences_ : m_;  // the head runs for wanted rows only
+      const DType out = head ? DType::kF32 : DType::kBF16;
+      const Choice choice = linear->choice(rows, out);
+      const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(linear->n()) *
+                           static_cast<double>(linear->k());
+      row.linears.push_back(
+          {linear->name(), linear->n(), linear->k(), choice.kernel.name, choice.kernel.sparse});
+      row.weight_bytes += linear->weight_bytes_read(rows, out);
+      row.linear_flops += flops;
+      if (choice.kernel.sparse) sparse_flops += flops;
+    }
+    row.sparse_share = row.linear_flops > 0 ? sparse_flops / row.linear_flops : 0;
+  }
+
+  const BenchSubject& subject_;
+  const BenchModelOptions& options_;
+  std::int64_t m_;
+  bool prefill_;
+  std::int64_t sequences_;
+  std::int64_t longest_;
+  std::int64_t blocks_;
+  KvCache cache_;
+  StepBuilder step_;
+  std::vector<std::vector<std::int32_t>> tables_;
+  Buffer logits_;
+  Arena arena_;
+  Context context_;
+};
+
+void check_options(std::span<const BenchSubject> subjects, const BenchModelOptions& options) {
+  if (options.runs < 1 || options.warmup < 0) {
+    fail(ErrorKind::kUsage, "bench: {} runs after {} warm-ups", options.runs, options.warmup);
+  }
+  const bool decode = options.phase == BenchPhase::kDecode;
+  if (decode && (options.prompt < 1 || options.steps < 1)) {
+    fail(ErrorKind::kUsage, "bench decode: prompt {}, steps {}: at least 1 each", options.prompt,
+         options.steps);
+  }
+  for (const std::int64_t m : options.m) {
+    if (m < 1 || m > (1 << 24)) fail(ErrorKind::kUsage, "bench: m = {}: 1 to {} are possible", m, 1 << 24);
+    for (const BenchSubject& subject : subjects) {
+      require(subject.model != nullptr, "bench: subject {} has no model", subject.name);
+      const std::int64_t length = decode ? options.prompt + options.steps : std::min(m, kLongestPrompt);
+      if (length > subject.model->config().max_position) {
+        fail(ErrorKind::kUsage, "bench: sequences of {} tokens, but {} has {} positions", length,
+             subject.name, subject.model->config().max_position);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
+                                       const BenchModelOptions& options,
+                                       const std::function<void(const BenchModelRow&)>& on_row) {
+  check_options(subjects, options);
+  std::vector<BenchModelRow> rows;
+  for (const std::int64_t m : options.m) {
+    std::vector<std::unique_ptr<Workload>> workloads;
+    for (const BenchSubject& subject : subjects)
+      workloads.push_back(std::make_unique<Workload>(subject, options, m));
+    std::vector<std::vector<double>> seconds(subjects.size());
+    for (int run = -options.warmup; run < options.runs; ++run) {
+      for (std::size_t i = 0; i < workloads.size(); ++i) {
+        check_interrupt("rows printed so far are complete");
+        const std::vector<double> steps = workloads[i]->run();
+        if (run >= 0) seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
+      }
+    }
+    for (std::size_t i = 0; i < workloads.size(); ++i) {
+      rows.push_back(workloads[i]->row(std::move(seconds[i])));
+      if (on_row) on_row(rows.back());
+    }
+  }
+  return rows;
+}
+
+}  // namespace slidesparse
