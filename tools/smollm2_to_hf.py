@@ -125,7 +125,7 @@ def main():
         "tokenizer_config.json": {
             "bos_token": tokens[config["bos_token_id"]], "eos_token": tokens[eos[0]], "pad_token": tokens[eos[0]],
             "unk_token": tokens[0], "chat_template": field("tokenizer.chat_template"), "model_max_length": 8192,
-            "tokenizer_class": "GPT2Tokenizer"},
+            "tokenizer_class": "PreTrainedTokenizerFast"},
         "generation_config.json": {"bos_token_id": config["bos_token_id"], "eos_token_id": eos[0],
                                    "pad_token_id": config["pad_token_id"]},
         "config.json": config,

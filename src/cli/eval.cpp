@@ -38,6 +38,16 @@ struct EvalRow {
   std::optional<HellaSwagResult> hellaswag;
 };
 
+// CRLF read as LF, as Python's text mode does: the figures that people compare with are made so.
+std::string without_carriage_returns(std::string text) {
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\r' || i + 1 == text.size() || text[i + 1] != '\n') text[kept++] = text[i];
+  }
+  text.resize(kept);
+  return text;
+}
+
 EvalRow evaluate(const std::string& directory, const EvalOptions& options, const std::string& text,
                  const std::vector<HellaSwagTask>& tasks, bool quiet) {
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(directory) / "tokenizer.json");
@@ -147,7 +157,8 @@ void run_eval(const EvalOptions& options, bool quiet) {
   if (options.text.empty() && options.hellaswag.empty()) {
     fail(ErrorKind::kUsage, "nothing to evaluate: give --text FILE, --hellaswag FILE or both");
   }
-  const std::string text = options.text.empty() ? std::string() : read_text_input(options.text);
+  const std::string text =
+      options.text.empty() ? std::string() : without_carriage_returns(read_text_input(options.text));
   const auto tasks = options.hellaswag.empty() ? std::vector<HellaSwagTask>()
                                                : read_hellaswag(options.hellaswag, options.max_tasks);
   std::vector<EvalRow> rows;
@@ -170,7 +181,7 @@ void add_eval(CLI::App& app, const GlobalOptions& global) {
       app.add_subcommand("eval", "Quality: perplexity of a text and HellaSwag, several models side by side");
   command->add_option("DIR", options->directories, "Model directories: packed, W8A8 or plain")->required();
   command->add_option("--text", options->text,
-                      "Text whose perplexity is measured (UTF-8; - for standard input)");
+                      "Text whose perplexity is measured (UTF-8, CRLF read as LF; - for standard input)");
   command->add_option("--window", options->perplexity.window, "Tokens a window")->capture_default_str();
   command->add_option("--max-windows", options->perplexity.max_windows, "Only the first N windows (0: all)")
       ->check(CLI::NonNegativeNumber);
