@@ -119,7 +119,7 @@ void validate_weight_scales(DType scale_dtype, const void* scales, DType codes_d
   float_format(scale_dtype);  // refuses other dtypes
   for (std::int64_t r = 0; r < rows; ++r) {
     const float scale = load_float(scale_dtype, scales, r);
-    if (!std::isfinite(scale) || scale < 0.0f) {
+    if (!std::isfinite(scale) || std::signbit(scale)) {
       fail_input("{}: the scale of row {} is {}; scales must be finite and not negative", printable(what), r,
                  scale);
     }

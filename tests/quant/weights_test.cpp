@@ -225,7 +225,7 @@ TEST_F(WeightQuant, ScalesFromFilesAreChecked) {
   };
   EXPECT_NO_THROW(check(1.0f, 0.0f));
   const float infinity = std::numeric_limits<float>::infinity();
-  for (const float bad : {-1.0f, infinity, -infinity, std::nanf("")}) {
+  for (const float bad : {-1.0f, -0.0f, infinity, -infinity, std::nanf("")}) {
     EXPECT_THROW(check(1.0f, bad), Error) << bad;
   }
   try {
