@@ -7,7 +7,7 @@
 
 // The rules, fastest first. They were measured (docs/measurements.md); nothing here depends on data or on the
 // clock.
-//   1. cpu stream   M <= 4: rows are read once from memory and expanded in registers.
+//   1. cpu stream   M <= 6: rows are read once from memory and expanded in registers.
 //   2. cpu onednn   dense weights on a machine with AMX, which our own kernels do not use.
 //   3. cpu panel    any M.
 //   4. cpu onednn   dense weights elsewhere: it needs a copy of the weights and is no faster than the panel.

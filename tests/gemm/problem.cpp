@@ -159,11 +159,13 @@ std::vector<float> Problem::run(const Backend& backend, const KernelDesc& kernel
   const auto weights = backend.prepare_weights(source, desc, kernel);
   const GemmPlan plan = backend.plan(desc, kernel);
   Arena arena(static_cast<std::size_t>(plan.workspace_bytes));
-  std::memset(arena.allocate(static_cast<std::size_t>(plan.workspace_bytes)), 0xff,
-              static_cast<std::size_t>(plan.workspace_bytes));
-  Arena fresh(static_cast<std::size_t>(plan.workspace_bytes));
+  {
+    const Arena::Scope scope(arena);
+    const auto bytes = static_cast<std::size_t>(plan.workspace_bytes);
+    std::memset(arena.allocate(bytes), 0xff, bytes);
+  }
   Context context;
-  context.arena = &fresh;
+  context.arena = &arena;
   backend.run(plan, *weights, args(out.data()), context);
   std::vector<float> result;
   for (std::int64_t m = 0; m < desc.m; ++m) {

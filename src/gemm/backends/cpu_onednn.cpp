@@ -112,7 +112,8 @@ void finish_rows(const GemmDesc& desc, const CpuWeights& weights, const GemmArgs
     const auto row_bytes = row_stride_out(desc) * static_cast<std::int64_t>(dtype_size(desc.out));
     for (std::int64_t m = begin; m < end; ++m) {
       finish.x_scale = args.x_scale[m];
-      gemm_finish(finish, sums + m * desc.n, desc.n, static_cast<std::byte*>(args.out) + m * row_bytes);
+      gemm_finish(Isa::kAvx512, finish, sums + m * desc.n, desc.n,
+                  static_cast<std::byte*>(args.out) + m * row_bytes);
     }
   });
 }

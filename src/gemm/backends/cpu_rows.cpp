@@ -14,13 +14,19 @@ namespace slidesparse {
 namespace {
 
 constexpr auto kLine = static_cast<std::int64_t>(Buffer::kAlignment);
-// A panel, a tile of tokens and what the hardware prefetches have to share 1 MiB of second-level cache.
-constexpr std::int64_t kPanelBytes = std::int64_t{256} << 10;
-constexpr std::int64_t kFewestPanelRows = 8;
-constexpr std::int64_t kMostPanelRows = 128;
+// Rows of a panel, which is a chunk of blocks wide: 256 KiB of INT8 or BF16, a quarter of a second-level
+// cache, for many tokens; small enough for half a first-level cache when there are few.
+constexpr std::int64_t kPanelRowsInt8 = 128;
+constexpr std::int64_t kPanelRowsBf16 = 64;
+constexpr std::int64_t kSmallPanelRows = 8;
+constexpr std::int64_t kSmallPanelTokens = 24;
+// Their sums, 4 bytes a row, lie between the chunks in the second-level cache too.
+constexpr std::int64_t kPassTokens = 1024;
 // Rows whose sums a streaming thread collects before it finishes them: long loops for the vector units, few
 // bytes.
 constexpr std::int64_t kStreamRows = 64;
+// INT32 or FP32.
+constexpr std::int64_t kSumBytes = 4;
 // Below this many bytes of X one thread prepares all tokens: waking the others costs more.
 constexpr std::int64_t kSerialBytes = std::int64_t{32} << 10;
 
@@ -126,7 +132,7 @@ class Run {
         // Modulo 2^32, as the sums that it is taken from.
         const auto offset = static_cast<std::uint32_t>(plan_.kernels->weight_offset);
         const std::int32_t sum =
-            offset == 0 ? 0 : sum_of(reinterpret_cast<const std::int8_t*>(bytes), plan_.x_stride());
+            offset == 0 ? 0 : sum_of(reinterpret_cast<const std::int8_t*>(bytes), plan_.blocks * kBlockSlots);
         workspace_.offsets[m] = static_cast<std::int32_t>(offset * static_cast<std::uint32_t>(sum));
       } else {
         plan_.kernels->widen(bytes, plan_.blocks, reinterpret_cast<std::uint16_t*>(out));
@@ -139,37 +145,46 @@ class Run {
     const std::int64_t quads = ceil_div(desc_.n, kTileRows);
     const std::int64_t begin = std::min(desc_.n, quads * task / tasks_ * kTileRows);
     const std::int64_t end = std::min(desc_.n, quads * (task + 1) / tasks_ * kTileRows);
-    std::byte* panel = scratch(task);
-    std::byte* sums = panel + (plan_.stream ? 0 : round_up(plan_.panel_rows * token_bytes(), kLine));
     for (std::int64_t row = begin; row < end; row += plan_.panel_rows) {
       const std::int64_t count = std::min(plan_.panel_rows, end - row);
-      if (!plan_.stream) {
-        for (std::int64_t r = 0; r < count; ++r) {
-          plan_.kernels->expand(rows_, row + r, 0, plan_.blocks, panel + r * token_bytes());
-        }
-      }
-      const std::int64_t tiles = ceil_div(desc_.m, plan_.stream ? kStreamTokens : kTileTokens);
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        const std::int64_t m = desc_.m * tile / tiles;
-        const std::int64_t tokens = desc_.m * (tile + 1) / tiles - m;
+      for (std::int64_t m = 0; m < desc_.m; m += plan_.pass_tokens) {
+        const std::int64_t tokens = std::min(plan_.pass_tokens, desc_.m - m);
         if (plan_.stream) {
-          plan_.kernels->stream(rows_, row, count, token(m), plan_.x_stride(), tokens, sums,
-                                plan_.panel_rows);
+          stream(row, count, m, tokens, scratch(task));
         } else {
-          multiply_tile(panel, count, m, tokens, sums);
+          multiply_panel(row, count, m, tokens, scratch(task));
         }
-        finish(row, count, m, tokens, sums);
       }
     }
   }
 
-  void multiply_tile(const std::byte* panel, std::int64_t count, std::int64_t m, std::int64_t tokens,
-                     std::byte* sums) const {
-    for (std::int64_t block = 0; block < plan_.blocks; block += kChunkBlocks) {
+  void stream(std::int64_t row, std::int64_t count, std::int64_t m, std::int64_t tokens,
+              std::byte* sums) const {
+    plan_.kernels->stream(rows_, row, count, token(m), plan_.x_stride(), tokens, sums, plan_.panel_rows);
+    finish(row, count, m, tokens, sums);
+  }
+
+  // Chunk by chunk, so that rows of any length leave room in the cache; a chunk of a few tokens meets all
+  // rows of the panel.
+  void multiply_panel(std::int64_t row, std::int64_t count, std::int64_t m, std::int64_t tokens,
+                      std::byte* panel) const {
+    const std::int64_t stride = plan_.panel_stride();
+    std::byte* sums = panel + round_up(plan_.panel_rows * stride * plan_.panel_element, kLine);
+    const std::int64_t tiles = ceil_div(tokens, kTileTokens);
+    for (std::int64_t block = 0; block < plan_.blocks; block += plan_.panel_blocks) {
+      const std::int64_t blocks = std::min(plan_.panel_blocks, plan_.blocks - block);
+      for (std::int64_t r = 0; r < count; ++r) {
+        plan_.kernels->expand(rows_, row + r, block, blocks, panel + r * stride * plan_.panel_element);
+      }
       const std::int64_t at = block * kBlockSlots * plan_.panel_element;
-      plan_.kernels->tile(panel + at, plan_.x_stride(), count, token(m) + at, plan_.x_stride(), tokens,
-                          std::min(kChunkBlocks, plan_.blocks - block), block == 0, sums, plan_.panel_rows);
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const std::int64_t first = tokens * tile / tiles;
+        plan_.kernels->tile(panel, stride, count, token(m + first) + at, plan_.x_stride(),
+                            tokens * (tile + 1) / tiles - first, blocks, block == 0,
+                            sums + first * plan_.panel_rows * kSumBytes, plan_.panel_rows);
+      }
     }
+    finish(row, count, m, tokens, sums);
   }
 
   void finish(std::int64_t row, std::int64_t count, std::int64_t m, std::int64_t tokens,
@@ -184,9 +199,11 @@ class Run {
       if (args_.x_scale != nullptr) finish.x_scale = args_.x_scale[m + t];
       if (desc_.x == DType::kI8) {
         finish.offset = workspace_.offsets[m + t];
-        gemm_finish(finish, reinterpret_cast<const std::int32_t*>(sums) + t * plan_.panel_rows, count, out);
+        gemm_finish(plan_.kernels->isa, finish,
+                    reinterpret_cast<const std::int32_t*>(sums) + t * plan_.panel_rows, count, out);
       } else {
-        gemm_finish(finish, reinterpret_cast<const float*>(sums) + t * plan_.panel_rows, count, out);
+        gemm_finish(plan_.kernels->isa, finish, reinterpret_cast<const float*>(sums) + t * plan_.panel_rows,
+                    count, out);
       }
     }
   }
@@ -209,16 +226,21 @@ RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
   plan.stream = kernel.method == CpuMethod::kStream;
   plan.blocks = plan.rows.blocks();
   plan.panel_element = desc.w == DType::kI8 ? 1 : 2;
-  const std::int64_t token_bytes = plan.x_stride() * plan.panel_element;
+  plan.panel_blocks = std::min(kChunkBlocks, plan.blocks);
   if (plan.stream) {
     plan.panel_rows = kStreamRows;
+    plan.pass_tokens = kStreamTokens;
   } else {
-    plan.panel_rows =
-        std::clamp(kPanelBytes / token_bytes / kTileRows * kTileRows, kFewestPanelRows, kMostPanelRows);
+    plan.panel_rows = desc.m <= kSmallPanelTokens ? kSmallPanelRows
+                      : desc.w == DType::kI8      ? kPanelRowsInt8
+                                                  : kPanelRowsBf16;
+    plan.pass_tokens = kPassTokens;
   }
-  const std::int64_t sum_bytes = 4 * kTileTokens * plan.panel_rows;
-  const std::int64_t panel_bytes = plan.stream ? 0 : plan.panel_rows * token_bytes;
-  plan.x_bytes = round_up(desc.m * (token_bytes + 4), kLine);
+  const std::int64_t panel_bytes =
+      plan.stream ? 0 : plan.panel_rows * plan.panel_stride() * plan.panel_element;
+  const std::int64_t sum_bytes =
+      kSumBytes * plan.panel_rows * std::min(plan.pass_tokens, std::max<std::int64_t>(desc.m, 1));
+  plan.x_bytes = round_up(desc.m * (plan.x_stride() * plan.panel_element + kSumBytes), kLine);
   // FP8 tokens pass through the scratch as bytes on their way to BF16.
   plan.task_bytes = std::max(round_up(panel_bytes, kLine) + round_up(sum_bytes, kLine), plan.x_stride());
   return plan;

@@ -90,12 +90,12 @@ constexpr WideByteTable wide_mask_table(int byte) {
 }
 
 // 4:6 has ten groups of 4 code bits a block: eight of them in the low qword of a 16-byte lane, two in the
-// high one.
+// high one. Blocks 0, 2, 4 and 6, or those after them.
 constexpr ByteTable spread_46_table(int first_block) {
   ByteTable table;
   for (int lane = 0; lane < 4; ++lane) {
     for (int j = 0; j < 8; ++j) {
-      const int byte = (first_block + lane) * 5;
+      const int byte = (first_block + 2 * lane) * 5;
       table.bytes[static_cast<std::size_t>(16 * lane + j)] = static_cast<std::uint8_t>((byte + j) & 63);
       table.bytes[static_cast<std::size_t>(16 * lane + 8 + j)] =
           static_cast<std::uint8_t>((byte + 4 + j) & 63);
@@ -115,6 +115,36 @@ constexpr ByteTable mask_46_table() {
   return table;
 }
 
+// Joins the two dwords of each qword, which hold `bits` bits each.
+template <int bits>
+inline __m512i join_dwords(__m512i x) {
+  const __m512i high = _mm512_slli_epi64(_mm512_srli_epi64(x, 32), bits);
+  constexpr int kAAndBOrC = 0xea;
+  return _mm512_ternarylogic_epi64(x, _mm512_set1_epi64(0xffffffff), high, kAAndBOrC);
+}
+
+// Masks of even and odd blocks, one block a 16-byte lane with `bits` bits in its low qword and the rest in
+// the high one, as eight masks in order.
+template <int bits>
+inline __m512i join_blocks(__m512i even, __m512i odd) {
+  const __m512i low = _mm512_unpacklo_epi64(even, odd);
+  if constexpr (bits >= 56) return low;
+  return _mm512_or_si512(low, _mm512_slli_epi64(_mm512_unpackhi_epi64(even, odd), bits));
+}
+
+// Masks of 6 bits in bytes 0 .. 9 of each lane, side by side.
+inline __m512i join_46(__m512i masks) {
+  const __m512i pairs = _mm512_maddubs_epi16(masks, _mm512_set1_epi16(64 << 8 | 1));
+  return join_dwords<24>(_mm512_madd_epi16(pairs, _mm512_set1_epi32(4096 << 16 | 1)));
+}
+
+// Masks of 2N bits in the words of each lane, side by side.
+template <int N>
+inline __m512i join_words(__m512i masks) {
+  if constexpr (N == 8) return masks;
+  return join_dwords<4 * N>(_mm512_madd_epi16(masks, _mm512_set1_epi32((1 << 2 * N) << 16 | 1)));
+}
+
 // Kept lanes of eight blocks, bit = slot, from their codes (`bytes` of them are there; codes behind are read
 // as 0).
 template <int N>
@@ -130,50 +160,37 @@ inline void decode_masks(const std::uint8_t* codes, std::int64_t bytes, std::uin
                                                         _mm512_permutexvar_epi8(load_table(kSpread), packed));
     _mm512_storeu_si512(masks, _mm512_permutexvar_epi8(fields, load_table(kMasks)));
   } else if constexpr (N == 3) {
-    static constexpr ByteTable kSpread[2] = {spread_46_table(0), spread_46_table(4)};
+    static constexpr ByteTable kEven = spread_46_table(0);
+    static constexpr ByteTable kOdd = spread_46_table(1);
     static constexpr ByteTable kShift = shift_46_table();
     static constexpr ByteTable kMasks = mask_46_table();
-    constexpr std::uint64_t kSixBits = 0x3f3f3f3f3f3f3f3full;
-    for (int half = 0; half < 2; ++half) {
-      const __m512i fields = _mm512_and_si512(
-          _mm512_multishift_epi64_epi8(load_table(kShift),
-                                       _mm512_permutexvar_epi8(load_table(kSpread[half]), packed)),
-          _mm512_set1_epi8(15));
-      alignas(64) std::uint64_t words[8];
-      _mm512_store_si512(words, _mm512_shuffle_epi8(load_table(kMasks), fields));
-      for (int i = 0; i < 4; ++i) {
-        masks[4 * half + i] = _pext_u64(words[2 * i], kSixBits) | _pext_u64(words[2 * i + 1], 0x3f3f) << 48;
-      }
-    }
+    constexpr __mmask64 kTenFields = 0x03ff03ff03ff03ffull;
+    const auto lookup = [&](const ByteTable& spread) {
+      const __m512i fields = _mm512_multishift_epi64_epi8(
+          load_table(kShift), _mm512_permutexvar_epi8(load_table(spread), packed));
+      return join_46(_mm512_maskz_shuffle_epi8(kTenFields, load_table(kMasks),
+                                               _mm512_and_si512(fields, _mm512_set1_epi8(15))));
+    };
+    _mm512_storeu_si512(masks, join_blocks<48>(lookup(kEven), lookup(kOdd)));
   } else {
     static constexpr ByteTable kSpread = spread_table<N>();
     static constexpr ByteTable kShift = shift_table<N>(Shape::kBits);
     static constexpr WideByteTable kLow = wide_mask_table<N>(0);
     static constexpr WideByteTable kHigh = wide_mask_table<N>(1);
+    constexpr __mmask64 kFields = 0x0101010101010101ull * ((1u << Shape::kGroups) - 1);
     const __m512i fields =
         _mm512_and_si512(_mm512_multishift_epi64_epi8(load_table(kShift),
                                                       _mm512_permutexvar_epi8(load_table(kSpread), packed)),
                          _mm512_set1_epi8((1 << Shape::kBits) - 1));
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kLow.bytes.data()), fields,
-                                                 _mm512_load_si512(kLow.bytes.data() + 64));
-    const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kHigh.bytes.data()), fields,
-                                                  _mm512_load_si512(kHigh.bytes.data() + 64));
-    // One 16-bit mask a group: four groups a qword, even blocks in one register and odd ones in the other.
-    alignas(64) std::uint64_t words[2][8];
-    _mm512_store_si512(words[0], _mm512_unpacklo_epi8(low, high));
-    _mm512_store_si512(words[1], _mm512_unpackhi_epi8(low, high));
-    for (int block = 0; block < 8; ++block) {
-      const std::uint64_t* word = words[block & 1] + (block >> 1) * 2;
-      if constexpr (N == 5) {
-        masks[block] = _pext_u64(word[0], 0x03ff03ff03ff03ffull) | _pext_u64(word[1], 0x03ff03ffull) << 40;
-      } else if constexpr (N == 6) {
-        masks[block] = _pext_u64(word[0], 0x0fff0fff0fff0fffull) | (word[1] & 0x0fff) << 48;
-      } else if constexpr (N == 7) {
-        masks[block] = _pext_u64(word[0], 0x3fff3fff3fff3fffull);
-      } else {
-        masks[block] = word[0];
-      }
-    }
+    const auto lookup = [&](const WideByteTable& table) {
+      return _mm512_maskz_permutex2var_epi8(kFields, _mm512_load_si512(table.bytes.data()), fields,
+                                            _mm512_load_si512(table.bytes.data() + 64));
+    };
+    const __m512i low = lookup(kLow);
+    const __m512i high = lookup(kHigh);
+    // One 16-bit mask a group: even blocks in one register and odd ones in the other.
+    _mm512_storeu_si512(masks, join_blocks<8 * N>(join_words<N>(_mm512_unpacklo_epi8(low, high)),
+                                                  join_words<N>(_mm512_unpackhi_epi8(low, high))));
   }
 }
 
@@ -220,15 +237,25 @@ template <typename D, int T>
 inline void store_sums(const typename D::Sums (&acc)[kTileRows][T], std::int64_t rows, std::int64_t tokens,
                        bool first, typename D::Sum* sums, std::int64_t ld) {
   const auto lanes = static_cast<__mmask8>((1u << rows) - 1u);
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
-    if (t >= tokens) break;
     auto sum = reduce4(acc[0][t], acc[1][t], acc[2][t], acc[3][t]);
-    if (!first) {
+    if (!first && t < tokens) {
       decltype(sum) before;
       load(before, sums + t * ld, lanes);
       sum = add(before, sum);
     }
-    store(sums + t * ld, sum, lanes);
+    if (t < tokens) store(sums + t * ld, sum, lanes);
+  }
+}
+
+// Arrays of registers stay registers only if every loop over them is unrolled.
+template <typename D, int T>
+inline void clear(typename D::Sums (&acc)[kTileRows][T]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) acc[r][t] = D::zero();
   }
 }
 
@@ -252,19 +279,32 @@ inline void tile_rows(const typename D::Panel* const (&w)[kTileRows], const type
   }
 }
 
+// Asks for the tokens after these, a slice with each quad of rows: they come from a cache further away, in
+// pieces too short for the hardware to guess.
+inline void prefetch_tokens(const std::uint8_t* next, std::int64_t stride, std::int64_t tokens,
+                            std::int64_t lines, std::int64_t quad, std::int64_t quads) {
+  const std::int64_t end = lines * (quad + 1) / quads;
+  for (std::int64_t line = lines * quad / quads; line < end; ++line) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + t * stride + line * 64), _MM_HINT_T1);
+    }
+  }
+}
+
 template <typename D, int T>
 void tile_tokens(const typename D::Panel* panel, std::int64_t panel_stride, std::int64_t rows,
                  const typename D::Panel* x, std::int64_t x_stride, std::int64_t blocks, bool first,
                  typename D::Sum* sums, std::int64_t ld) {
+  constexpr std::int64_t kElement = sizeof(typename D::Panel);
   for (std::int64_t row = 0; row < rows; row += kTileRows) {
     const std::int64_t here = rows - row < kTileRows ? rows - row : kTileRows;
     const typename D::Panel* w[kTileRows];
     for (std::int64_t r = 0; r < kTileRows; ++r)
       w[r] = panel + (row + (r < here ? r : here - 1)) * panel_stride;
     typename D::Sums acc[kTileRows][T];
-    for (auto& of_row : acc) {
-      for (auto& value : of_row) value = D::zero();
-    }
+    clear<D, T>(acc);
+    prefetch_tokens(reinterpret_cast<const std::uint8_t*>(x + T * x_stride), x_stride * kElement, T,
+                    blocks * kElement, row / kTileRows, (rows + kTileRows - 1) / kTileRows);
     tile_rows<D, T>(w, x, x_stride, blocks, acc);
     store_sums<D, T>(acc, here, T, first, sums + row, ld);
   }
@@ -305,7 +345,23 @@ void tile(const void* panel, std::int64_t panel_stride, std::int64_t rows, const
 struct RowCursor {
   const std::uint8_t* values[kTileRows];
   const std::uint8_t* codes[kTileRows];
+  // From a block to the same one some rows on, which is what memory should fetch meanwhile: four streams that
+  // each jump at the end of a row are too much for the hardware's own guesses. Prefetching behind the matrix
+  // does no harm.
+  std::int64_t values_ahead;
+  std::int64_t codes_ahead;
 };
+
+// Far enough that memory answers in time, near enough that the first-level cache holds it.
+inline constexpr std::int64_t kPrefetchBytes = 8192;
+
+inline std::int64_t rows_ahead(const GemmRows& rows) {
+  return kTileRows * (1 + kPrefetchBytes / (rows.value_stride * kTileRows + 1));
+}
+
+inline void prefetch(const std::uint8_t* from) {
+  _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
+}
 
 // Adds blocks [begin, end) of four stored rows times T tokens. N = 0: no packed part.
 template <typename D, int N, int T>
@@ -317,19 +373,23 @@ inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::in
     const std::int64_t packed_end = end < rows.packed_blocks ? end : rows.packed_blocks;
     const std::int64_t full = rows.packed_values / Shape::kKept;  // blocks before the one that is part empty
     while (block < packed_end) {
-      std::uint64_t masks[kTileRows][8];
+      alignas(64) std::uint64_t masks[kTileRows][8];
       const std::int64_t code = block / 8 * Shape::kOctCodeBytes;
 #pragma GCC unroll 4
-      for (int r = 0; r < kTileRows; ++r)
+      for (int r = 0; r < kTileRows; ++r) {
+        prefetch(cursor.codes[r] + code + cursor.codes_ahead);
         decode_masks<N>(cursor.codes[r] + code, rows.code_stride - code, masks[r]);
+      }
       const std::int64_t stop = block + 8 < packed_end ? block + 8 : packed_end;
       const auto multiply = [&](std::int64_t b, int i, std::int64_t available)
           __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int r = 0; r < kTileRows; ++r) {
-          const auto w =
-              D::load_packed(cursor.values[r] + b * Shape::kKept * D::kBytes, masks[r][i], available);
-#pragma GCC unroll 4
+          const std::uint8_t* from = cursor.values[r] + b * Shape::kKept * D::kBytes;
+          prefetch(from + cursor.values_ahead);
+          if constexpr (Shape::kKept * D::kBytes > 64) prefetch(from + cursor.values_ahead + 64);
+          const auto w = D::load_packed(from, masks[r][i], available);
+#pragma GCC unroll 8
           for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + b * kBlockSlots));
         }
       };
@@ -349,9 +409,11 @@ inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::in
     const std::int64_t lane = (block - rows.packed_blocks) * kBlockSlots;
 #pragma GCC unroll 4
     for (int r = 0; r < kTileRows; ++r) {
-      const auto w =
-          D::load_dense(cursor.values[r] + (rows.packed_values + lane) * D::kBytes, rows.dense_lanes - lane);
-#pragma GCC unroll 4
+      const std::uint8_t* from = cursor.values[r] + (rows.packed_values + lane) * D::kBytes;
+      prefetch(from + cursor.values_ahead);
+      if constexpr (D::kBytes == 2) prefetch(from + cursor.values_ahead + 64);
+      const auto w = D::load_dense(from, rows.dense_lanes - lane);
+#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + block * kBlockSlots));
     }
   }
@@ -365,6 +427,8 @@ void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, c
   for (std::int64_t first = 0; first < count; first += kTileRows) {
     const std::int64_t here = count - first < kTileRows ? count - first : kTileRows;
     RowCursor cursor;
+    cursor.values_ahead = rows_ahead(rows) * rows.value_stride;
+    cursor.codes_ahead = rows_ahead(rows) * rows.code_stride;
     for (std::int64_t r = 0; r < kTileRows; ++r) {
       const std::int64_t at = row + first + (r < here ? r : here - 1);
       cursor.values[r] = rows.values + at * rows.value_stride;
@@ -373,9 +437,7 @@ void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, c
     for (std::int64_t block = 0; block < rows.blocks(); block += D::kChunk) {
       const std::int64_t end = rows.blocks() - block < D::kChunk ? rows.blocks() : block + D::kChunk;
       typename D::Sums acc[kTileRows][T];
-      for (auto& of_row : acc) {
-        for (auto& value : of_row) value = D::zero();
-      }
+      clear<D, T>(acc);
       stream_blocks<D, N, T>(rows, cursor, block, end, token, acc);
       store_sums<D, T>(acc, here, tokens, block == 0, sums + first, ld);
     }
@@ -391,10 +453,11 @@ std::int64_t peak(std::int64_t rounds) {
   auto w = D::load_panel(block);
   auto x = D::load_panel(block);
   typename D::Sums acc[kAccumulators];
-  for (auto& value : acc) value = D::zero();
-  for (std::int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 24
-    for (auto& value : acc) value = D::dot(value, w, x);
+  for (int i = 0; i < kAccumulators; ++i) acc[i] = D::zero();
+  for (std::int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kAccumulators; ++i) acc[i] = D::dot(acc[i], w, x);
     D::opaque(w);
   }
   auto sum = reduce4(acc[0], acc[1], acc[2], acc[3]);
@@ -444,8 +507,10 @@ void stream(const GemmRows& rows, std::int64_t row, std::int64_t count, const vo
       stream_tokens<D, N, 1>(rows, row, count, token, x_stride, tokens, out, ld);
     } else if (tokens == 2) {
       stream_tokens<D, N, 2>(rows, row, count, token, x_stride, tokens, out, ld);
-    } else {
+    } else if (tokens <= 4) {
       stream_tokens<D, N, 4>(rows, row, count, token, x_stride, tokens, out, ld);
+    } else {
+      stream_tokens<D, N, 6>(rows, row, count, token, x_stride, tokens, out, ld);
     }
   });
 }
@@ -454,28 +519,43 @@ template <typename D, int N>
 void expand_row(const GemmRows& rows, std::int64_t row, std::int64_t first, std::int64_t count,
                 typename D::Panel* panel) {
   const std::uint8_t* values = rows.values + row * rows.value_stride;
+  const std::int64_t ahead = rows_ahead(rows) * rows.value_stride;
   const std::int64_t end = first + count;
   std::int64_t block = first;
   if constexpr (N != 0) {
     using Shape = BlockShape<N>;
     const std::uint8_t* codes = rows.codes + row * rows.code_stride;
     const std::int64_t packed_end = end < rows.packed_blocks ? end : rows.packed_blocks;
+    const std::int64_t full = rows.packed_values / Shape::kKept;  // blocks before the one that is part empty
     while (block < packed_end) {
-      std::uint64_t masks[8];
+      alignas(64) std::uint64_t masks[8];
       const std::int64_t code = block / 8 * Shape::kOctCodeBytes;
+      prefetch(codes + code + rows_ahead(rows) * rows.code_stride);
       decode_masks<N>(codes + code, rows.code_stride - code, masks);
+      const auto put = [&](std::int64_t b, std::int64_t available) __attribute__((always_inline)) {
+        const std::uint8_t* from = values + b * Shape::kKept * D::kBytes;
+        prefetch(from + ahead);
+        if constexpr (Shape::kKept * D::kBytes > 64) prefetch(from + ahead + 64);
+        D::store_panel(panel + (b - first) * kBlockSlots, D::load_packed(from, masks[b % 8], available));
+      };
       const std::int64_t stop = block / 8 * 8 + 8 < packed_end ? block / 8 * 8 + 8 : packed_end;
-      for (; block < stop; ++block, panel += kBlockSlots) {
+      if (stop - block == 8 && stop <= full) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) put(block + i, Shape::kKept);
+        block = stop;
+      }
+      for (; block < stop; ++block) {
         const std::int64_t left = rows.packed_values - block * Shape::kKept;
-        D::store_panel(panel, D::load_packed(values + block * Shape::kKept * D::kBytes, masks[block % 8],
-                                             left < Shape::kKept ? left : Shape::kKept));
+        put(block, left < Shape::kKept ? left : Shape::kKept);
       }
     }
   }
-  for (; block < end; ++block, panel += kBlockSlots) {
+  for (; block < end; ++block) {
     const std::int64_t lane = (block - rows.packed_blocks) * kBlockSlots;
-    D::store_panel(panel,
-                   D::load_dense(values + (rows.packed_values + lane) * D::kBytes, rows.dense_lanes - lane));
+    const std::uint8_t* from = values + (rows.packed_values + lane) * D::kBytes;
+    prefetch(from + ahead);
+    if constexpr (D::kBytes == 2) prefetch(from + ahead + 64);
+    D::store_panel(panel + (block - first) * kBlockSlots, D::load_dense(from, rows.dense_lanes - lane));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/cpu.h"
 #include "slidesparse/core/dtype.h"
 
 namespace slidesparse {
@@ -16,8 +17,13 @@ struct GemmFinish {
   DType out_dtype = DType::kBF16;
 };
 
-// sums [count]; out [count] of out_dtype.
-void gemm_finish(const GemmFinish& finish, const std::int32_t* sums, std::int64_t count, void* out);
-void gemm_finish(const GemmFinish& finish, const float* sums, std::int64_t count, void* out);
+// sums [count]; out [count] of out_dtype. The same bits with every instruction set.
+void gemm_finish(Isa isa, const GemmFinish& finish, const std::int32_t* sums, std::int64_t count, void* out);
+void gemm_finish(Isa isa, const GemmFinish& finish, const float* sums, std::int64_t count, void* out);
+
+void avx2_gemm_finish(const GemmFinish& finish, const std::int32_t* sums, std::int64_t count, void* out);
+void avx2_gemm_finish(const GemmFinish& finish, const float* sums, std::int64_t count, void* out);
+void avx512_gemm_finish(const GemmFinish& finish, const std::int32_t* sums, std::int64_t count, void* out);
+void avx512_gemm_finish(const GemmFinish& finish, const float* sums, std::int64_t count, void* out);
 
 }  // namespace slidesparse

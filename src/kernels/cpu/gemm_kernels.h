@@ -26,7 +26,7 @@ inline constexpr std::int64_t kChunkBlocks = 32;
 inline constexpr std::int64_t kTileTokens = 6;
 inline constexpr std::int64_t kTileRows = 4;
 // Tokens that a streaming kernel takes at most.
-inline constexpr std::int64_t kStreamTokens = 4;
+inline constexpr std::int64_t kStreamTokens = 6;
 
 // Groups of 2N lanes in one block, and the lanes they cover. N = 0 stands for lanes that are not packed.
 constexpr std::int64_t block_groups(int half_group) {
