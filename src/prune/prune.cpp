@@ -123,7 +123,7 @@ struct FactLoops {
   }
 };
 
-// A magnitude and its lane in one number that orders by magnitude, then puts the higher lane first.
+// A magnitude and its lane in one number that orders by magnitude, then by lane.
 template <typename Element>
 using Key = std::conditional_t<sizeof(typename Element::Bits) == 4, std::uint64_t, std::uint32_t>;
 constexpr int kLaneBits = 4;
@@ -143,12 +143,11 @@ SLIDESPARSE_INLINE Smallest two_smallest(const typename Element::Bits* group) {
   K first = ~K{0};
   K second = ~K{0};
   for (int i = 0; i < kGroup; ++i) {
-    const K key =
-        (static_cast<K>(Element::magnitude(group[i])) << kLaneBits) | (kLaneMask - static_cast<unsigned>(i));
+    const K key = (static_cast<K>(Element::magnitude(group[i])) << kLaneBits) | static_cast<unsigned>(i);
     second = std::min(second, std::max(first, key));
     first = std::min(first, key);
   }
-  const auto lane_of = [](K key) { return static_cast<int>(kLaneMask - (key & kLaneMask)); };
+  const auto lane_of = [](K key) { return static_cast<int>(key & kLaneMask); };
   return {lane_of(first), lane_of(second), static_cast<std::uint32_t>(second >> kLaneBits)};
 }
 

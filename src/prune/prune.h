@@ -17,26 +17,28 @@ enum class PruneMethod {
 PruneMethod parse_prune_method(std::string_view name);  // throws kUsage with the list
 std::string_view prune_method_name(PruneMethod method);
 
-// What a method may know about the input of a linear, collected over calibration text. Magnitude needs none of it.
+// What a method may know about the input of a linear, collected over calibration text. Magnitude needs none
+// of it.
 struct InputStatistics {
   std::span<const float> second_moment;  // [k]: mean of x_i^2; empty when unknown
 };
 
 struct PruneReport {
   std::int64_t elements = 0;
-  std::int64_t zeros = 0;        // after pruning, -0.0 counted
-  std::int64_t pruned = 0;       // non-zeros that were set to zero
-  double energy = 0;             // sum of w^2 before
-  double energy_kept = 0;        // and after
+  std::int64_t zeros = 0;   // after pruning, -0.0 counted
+  std::int64_t pruned = 0;  // non-zeros that were set to zero
+  double energy = 0;        // sum of w^2 before
+  double energy_kept = 0;   // and after
   PruneReport& operator+=(const PruneReport& other);
 };
 
-// Prunes rows [rows, k] (stride ld, elements) in place so that each group of 2N input channels has at most 2N-2 non-zeros; I8, F8_E4M3,
-// BF16, F16 or F32. Ties keep the lower lane. A group that obeys the pattern already is not touched; a dropped lane becomes +0. A tail group is
-// pruned only if its real non-zeros exceed 2N-2. Throws kInput (`what`, row, group, lanes) for kNone on rows that break the pattern, and
-// for NaN or infinite weights.
-PruneReport prune_rows(Pattern pattern, PruneMethod method, const InputStatistics& statistics, DType dtype, void* w,
-                       std::int64_t rows, std::int64_t k, std::int64_t ld, std::int64_t first_row = 0,
-                       const std::string& what = "matrix");
+// Prunes rows [rows, k] (stride ld, elements) in place so that each group of 2N input channels has at most
+// 2N-2 non-zeros; I8, F8_E4M3, BF16, F16 or F32. Among equal magnitudes the lower lane is dropped first, as a
+// stable ascending sort does. A group that obeys the pattern already is not touched; a dropped lane becomes
+// +0. A tail group is pruned only if its real non-zeros exceed 2N-2. Throws kInput (`what`, row, group,
+// lanes) for kNone on rows that break the pattern, and for NaN or infinite weights.
+PruneReport prune_rows(Pattern pattern, PruneMethod method, const InputStatistics& statistics, DType dtype,
+                       void* w, std::int64_t rows, std::int64_t k, std::int64_t ld,
+                       std::int64_t first_row = 0, const std::string& what = "matrix");
 
 }  // namespace slidesparse

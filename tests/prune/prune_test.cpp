@@ -68,8 +68,8 @@ std::vector<std::byte> random_matrix(DType dtype, std::int64_t count, std::uint6
   return data;
 }
 
-// The rule as written: sort the lanes by magnitude, larger first, lower lane first among equals; keep the
-// first 2N-2.
+// The rule as written: sort the lanes by magnitude, smaller first, lower lane first among equals; drop from
+// the front until 2N-2 are left.
 std::vector<std::byte> plain_prune(Pattern pattern, DType dtype, std::vector<std::byte> data,
                                    std::int64_t rows, std::int64_t k, std::int64_t ld) {
   const std::size_t size = dtype_size(dtype);
@@ -83,8 +83,8 @@ std::vector<std::byte> plain_prune(Pattern pattern, DType dtype, std::vector<std
           pattern.kept())
         continue;
       std::stable_sort(lanes.begin(), lanes.end(),
-                       [&](auto a, auto b) { return magnitude(a) > magnitude(b); });
-      for (std::size_t i = static_cast<std::size_t>(pattern.kept()); i < lanes.size(); ++i) {
+                       [&](auto a, auto b) { return magnitude(a) < magnitude(b); });
+      for (std::size_t i = 0; i + static_cast<std::size_t>(pattern.kept()) < lanes.size(); ++i) {
         std::memset(data.data() + static_cast<std::size_t>(lanes[i]) * size, 0, size);
       }
     }
@@ -141,16 +141,16 @@ TEST_F(Prune, EqualsThePlainRuleForEveryPatternAndDtype) {
   }
 }
 
-TEST_F(Prune, TiesKeepTheLowerLane) {
+TEST_F(Prune, TiesDropTheLowerLane) {
   std::vector<std::int8_t> w = {1, -1, 1, 1, -1, 1, 1, -1};
   prune_rows(Pattern::parse("6:8"), PruneMethod::kMagnitude, {}, DType::kI8, w.data(), 1, 8, 8);
-  EXPECT_EQ(w, (std::vector<std::int8_t>{1, -1, 1, 1, -1, 1, 0, 0}));
+  EXPECT_EQ(w, (std::vector<std::int8_t>{0, 0, 1, 1, -1, 1, 1, -1}));
 }
 
 TEST_F(Prune, Minus128IsTheLargestCode) {
   std::vector<std::int8_t> w = {-128, 127, 127, 126};
   prune_rows(Pattern::parse("2:4"), PruneMethod::kMagnitude, {}, DType::kI8, w.data(), 1, 4, 4);
-  EXPECT_EQ(w, (std::vector<std::int8_t>{-128, 127, 0, 0}));
+  EXPECT_EQ(w, (std::vector<std::int8_t>{-128, 0, 127, 0}));
 }
 
 TEST_F(Prune, GroupsThatObeyKeepTheirNegativeZeros) {
