@@ -14,12 +14,8 @@ namespace slidesparse {
 namespace {
 
 constexpr auto kLine = static_cast<std::int64_t>(Buffer::kAlignment);
-// Rows of a panel, which is a chunk of blocks wide: 256 KiB of INT8 or BF16, a quarter of a second-level
-// cache, for many tokens; small enough for half a first-level cache when there are few.
-constexpr std::int64_t kPanelRowsInt8 = 128;
-constexpr std::int64_t kPanelRowsBf16 = 64;
-constexpr std::int64_t kSmallPanelRows = 8;
-constexpr std::int64_t kSmallPanelTokens = 24;
+// Rows of a panel, which is a chunk of blocks wide: 256 KiB, a quarter of a second-level cache.
+constexpr std::int64_t kPanelRows = 128;
 // Their sums, 4 bytes a row, lie between the chunks in the second-level cache too.
 constexpr std::int64_t kPassTokens = 1024;
 // Rows whose sums a streaming thread collects before it finishes them: long loops for the vector units, few
@@ -226,14 +222,12 @@ RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
   plan.stream = kernel.method == CpuMethod::kStream;
   plan.blocks = plan.rows.blocks();
   plan.panel_element = desc.w == DType::kI8 ? 1 : 2;
-  plan.panel_blocks = std::min(kChunkBlocks, plan.blocks);
+  plan.panel_blocks = std::min(desc.w == DType::kI8 ? kChunkBlocksInt8 : kChunkBlocksBf16, plan.blocks);
   if (plan.stream) {
     plan.panel_rows = kStreamRows;
     plan.pass_tokens = kStreamTokens;
   } else {
-    plan.panel_rows = desc.m <= kSmallPanelTokens ? kSmallPanelRows
-                      : desc.w == DType::kI8      ? kPanelRowsInt8
-                                                  : kPanelRowsBf16;
+    plan.panel_rows = kPanelRows;
     plan.pass_tokens = kPassTokens;
   }
   const std::int64_t panel_bytes =

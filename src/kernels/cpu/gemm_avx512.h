@@ -350,10 +350,19 @@ struct RowCursor {
   // does no harm.
   std::int64_t values_ahead;
   std::int64_t codes_ahead;
+  // Long rows are fetched ahead within the row, and near its end from the start of the row that follows in
+  // its place.
+  std::int64_t wrap_at;
+  std::int64_t values_wrapped;
+
+  std::int64_t ahead(std::int64_t offset) const { return offset < wrap_at ? values_ahead : values_wrapped; }
 };
 
 // Far enough that memory answers in time, near enough that the first-level cache holds it.
 inline constexpr std::int64_t kPrefetchBytes = 8192;
+
+inline constexpr std::int64_t kPrefetchLongRow = 3072;
+inline constexpr std::int64_t kPrefetchInRow = 2048;
 
 inline std::int64_t rows_ahead(const GemmRows& rows) {
   return kTileRows * (1 + kPrefetchBytes / (rows.value_stride * kTileRows + 1));
@@ -386,8 +395,9 @@ inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::in
 #pragma GCC unroll 4
         for (int r = 0; r < kTileRows; ++r) {
           const std::uint8_t* from = cursor.values[r] + b * Shape::kKept * D::kBytes;
-          prefetch(from + cursor.values_ahead);
-          if constexpr (Shape::kKept * D::kBytes > 64) prefetch(from + cursor.values_ahead + 64);
+          const std::int64_t ahead = cursor.ahead(b * Shape::kKept * D::kBytes);
+          prefetch(from + ahead);
+          if constexpr (Shape::kKept * D::kBytes > 64) prefetch(from + ahead + 64);
           const auto w = D::load_packed(from, masks[r][i], available);
 #pragma GCC unroll 8
           for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + b * kBlockSlots));
@@ -410,8 +420,9 @@ inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::in
 #pragma GCC unroll 4
     for (int r = 0; r < kTileRows; ++r) {
       const std::uint8_t* from = cursor.values[r] + (rows.packed_values + lane) * D::kBytes;
-      prefetch(from + cursor.values_ahead);
-      if constexpr (D::kBytes == 2) prefetch(from + cursor.values_ahead + 64);
+      const std::int64_t ahead = cursor.ahead((rows.packed_values + lane) * D::kBytes);
+      prefetch(from + ahead);
+      if constexpr (D::kBytes == 2) prefetch(from + ahead + 64);
       const auto w = D::load_dense(from, rows.dense_lanes - lane);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + block * kBlockSlots));
@@ -427,7 +438,10 @@ void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, c
   for (std::int64_t first = 0; first < count; first += kTileRows) {
     const std::int64_t here = count - first < kTileRows ? count - first : kTileRows;
     RowCursor cursor;
-    cursor.values_ahead = rows_ahead(rows) * rows.value_stride;
+    const bool long_rows = rows.value_stride > kPrefetchLongRow;
+    cursor.values_ahead = long_rows ? kPrefetchInRow : rows_ahead(rows) * rows.value_stride;
+    cursor.values_wrapped = cursor.values_ahead + (long_rows ? (kTileRows - 1) * rows.value_stride : 0);
+    cursor.wrap_at = rows.value_stride - kPrefetchInRow;
     cursor.codes_ahead = rows_ahead(rows) * rows.code_stride;
     for (std::int64_t r = 0; r < kTileRows; ++r) {
       const std::int64_t at = row + first + (r < here ? r : here - 1);

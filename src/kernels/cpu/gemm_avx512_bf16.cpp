@@ -14,7 +14,7 @@ struct Bf16 {
   using Sum = float;
   using Sums = __m512;
   static constexpr int kBytes = 2;
-  static constexpr std::int64_t kChunk = kChunkBlocks;
+  static constexpr std::int64_t kChunk = kChunkBlocksBf16;
 
   static Sums zero() { return _mm512_setzero_ps(); }
   static Wide load_panel(const Panel* from) {

@@ -46,7 +46,7 @@ struct Fp8 {
   using Sum = float;
   using Sums = __m512;
   static constexpr int kBytes = 1;
-  static constexpr std::int64_t kChunk = kChunkBlocks;
+  static constexpr std::int64_t kChunk = kChunkBlocksBf16;
 
   static Sums zero() { return _mm512_setzero_ps(); }
   static Wide load_panel(const Panel* from) {

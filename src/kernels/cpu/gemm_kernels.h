@@ -19,9 +19,10 @@
 namespace slidesparse {
 
 inline constexpr std::int64_t kBlockSlots = 64;
-// Blocks between two reductions: 2 KiB of INT8 a row, so that six tokens and four rows stay in a first-level
+// Blocks between two reductions: 2 KiB of a panel row, so that six tokens and four rows stay in a first-level
 // cache.
-inline constexpr std::int64_t kChunkBlocks = 32;
+inline constexpr std::int64_t kChunkBlocksInt8 = 32;
+inline constexpr std::int64_t kChunkBlocksBf16 = 16;
 // Tokens that a tile takes at most, and rows that tiles and streaming kernels take at a time.
 inline constexpr std::int64_t kTileTokens = 6;
 inline constexpr std::int64_t kTileRows = 4;
