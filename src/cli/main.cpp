@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "core/text.h"
 #include "core/version.h"
 
 namespace {
@@ -64,7 +65,11 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    print_error(error.what());
+    const auto unknown = app.remaining();
+    print_error(
+        !unknown.empty() && app.get_subcommands().empty()
+            ? fmt::format("there is no command or option '{}'", printable(unknown.front(), 40)).c_str()
+            : error.what());
     const auto chosen = app.get_subcommands();
     fmt::print(stderr, "see: slidesparse {}--help\n", chosen.empty() ? "" : chosen.front()->get_name() + " ");
     return kWrongUse;

@@ -120,7 +120,7 @@ TEST_F(Cli, ConvertRefusesMissingAndEqualPaths) {
   expect_error(run({"convert", path("nowhere"), path("x"), "--pattern", "6:8", "--dtype", "int8"}), 1,
                {"nowhere"});
   expect_error(
-      run({"convert", path("model"), path("model"), "--pattern", "6:8", "--dtype", "int8", "--force"}), 1,
+      run({"convert", path("model"), path("model"), "--pattern", "6:8", "--dtype", "int8", "--force"}), 2,
       {"model"});
   EXPECT_TRUE(fs::exists(root_ / "model" / "config.json"));
 }
