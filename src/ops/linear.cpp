@@ -55,12 +55,24 @@ struct Linear::State {
     return desc;
   }
 
-  // What would run, without preparing anything.
-  std::pair<Choice, Footprint> look(std::int64_t m, DType out) const {
+  // What would run, without preparing anything. Remembered: every step asks for its scratch.
+  struct Look {
+    Choice choice;
+    Footprint footprint;
+  };
+  std::map<std::pair<std::int64_t, DType>, std::shared_ptr<const Look>> looks;
+
+  std::shared_ptr<const Look> look(std::int64_t m, DType out) {
+    const std::scoped_lock lock(mutex);
+    const std::pair<std::int64_t, DType> key{m, out};
+    if (const auto found = looks.find(key); found != looks.end()) return found->second;
     const GemmDesc desc = describe(m, out, source.k, source.n);
-    Choice chosen = choose(desc, options.backends);
-    const Footprint footprint = chosen.backend->footprint(desc, chosen.kernel);
-    return {std::move(chosen), footprint};
+    auto made = std::make_shared<Look>();
+    made->choice = choose(desc, options.backends);
+    made->footprint = made->choice.backend->footprint(desc, made->choice.kernel);
+    if (looks.size() >= kMaxPlans) looks.clear();
+    looks.emplace(key, made);
+    return made;
   }
 
   std::shared_ptr<const Bound> bind(std::int64_t m, DType out, std::int64_t ldx, std::int64_t ldout) {
@@ -129,15 +141,15 @@ std::int64_t Linear::stored_bytes() const {
 }
 
 std::int64_t Linear::workspace_bytes(std::int64_t m, DType out) const {
-  return state_->look(m, out).second.workspace_bytes + static_cast<std::int64_t>(Buffer::kAlignment);
+  return state_->look(m, out)->footprint.workspace_bytes + static_cast<std::int64_t>(Buffer::kAlignment);
 }
 
 Choice Linear::choice(std::int64_t m, DType out) const {
-  return state_->look(m, out).first;
+  return state_->look(m, out)->choice;
 }
 
 std::int64_t Linear::weight_bytes_read(std::int64_t m, DType out) const {
-  return state_->look(m, out).second.weight_bytes_read;
+  return state_->look(m, out)->footprint.weight_bytes_read;
 }
 
 void Linear::run(const Context& context, const QuantisedInput& input, const TensorView& out) const {
