@@ -29,7 +29,7 @@ if [ -z "$text" ]; then
   # from the package itself, because slim Debian images leave /usr/share/doc out. The table of contents is skipped.
   text=$demo/debian-faq.txt
   if [ ! -s "$text" ]; then
-    (cd "$demo" && rm -f debian-faq_*.deb && apt-get download -q debian-faq >/dev/null && dpkg-deb -x debian-faq_*.deb faq)
+    (cd "$demo" && rm -f debian-faq_*.deb && apt-get -o APT::Sandbox::User=root download -q debian-faq >/dev/null && dpkg-deb -x debian-faq_*.deb faq)
     zcat "$demo"/faq/usr/share/doc/debian/FAQ/debian-faq.en.txt.gz | tail -n +300 >"$text.new"
     mv "$text.new" "$text"
   fi
