@@ -25,8 +25,8 @@ struct GemmPlan {
   std::int64_t workspace_bytes = 0;
 };
 
-// The five steps (docs/map.md): feasible and footprint allocate nothing; prepare_weights once a layer and form; plan for an
-// M; run, which neither allocates nor synchronises beyond its own threads.
+// The five steps (docs/map.md): feasible and footprint allocate nothing; prepare_weights once a layer and
+// form; plan for an M; run, which neither allocates nor synchronises beyond its own threads.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -43,7 +43,8 @@ class Backend {
                                                            const KernelDesc& kernel) const = 0;
   virtual GemmPlan plan(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
   // `context.arena` must have plan.workspace_bytes to give.
-  virtual void run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args, const Context& context) const = 0;
+  virtual void run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args,
+                   const Context& context) const = 0;
 };
 
 // All backends of this build, in the order in which they are preferred: cpu, reference.
@@ -55,11 +56,12 @@ const Backend& backend_named(std::string_view name);
 struct Choice {
   const Backend* backend = nullptr;
   KernelDesc kernel;
-  std::string reason;                      // why this one
-  std::vector<std::string> others;         // "reference: slower by rule", "cpu/...: needs AVX-512"
+  std::string reason;               // why this one
+  std::vector<std::string> others;  // "reference: slower by rule", "cpu/...: needs AVX-512"
 };
-// Pure: the fastest kernel for the problem by the stated rules (src/gemm/choose.cpp) among `allowed` backends (empty: all but reference;
-// reference only when named or when nothing else is feasible). Throws kUnsupported with all the reasons when nothing can run it.
+// Pure: the fastest kernel for the problem by the stated rules (src/gemm/choose.cpp) among `allowed` backends
+// (empty: all but reference; reference only when named or when nothing else is feasible). Throws kUnsupported
+// with all the reasons when nothing can run it.
 Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {});
 
 }  // namespace slidesparse

@@ -17,13 +17,14 @@ enum class Layout { kDense, kPacked, kSlid, kSplit };
 std::string_view layout_name(Layout layout);
 
 // A problem: D[m, n] = X[m, k] W[n, k]^T, a value. With I8 or F8_E4M3 inputs the output is
-// float(acc) * x_scale[m] * w_scale[n] + bias[n] in FP32, rounded once to `out`; with BF16 inputs the scales are absent.
+// float(acc) * x_scale[m] * w_scale[n] + bias[n] in FP32, rounded once to `out`; with BF16 inputs the scales
+// are absent.
 struct GemmDesc {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  DType x = DType::kI8;  // I8, F8_E4M3 or BF16
-  DType w = DType::kI8;  // the same type as x
+  DType x = DType::kI8;      // I8, F8_E4M3 or BF16
+  DType w = DType::kI8;      // the same type as x
   DType out = DType::kBF16;  // BF16 or F32
   Pattern pattern;
   Layout layout = Layout::kDense;  // of the stored weights
@@ -39,8 +40,8 @@ struct KernelDesc {
   std::string_view backend;  // "reference", "cpu"
   std::string name;          // "cpu/avx512 packed 6:8 I8 gemv", ...
   Isa isa = Isa::kPortable;
-  bool sparse = false;       // does fewer multiplications than dense, or reads fewer weight bytes than dense
-  int id = 0;                // the backend's own number
+  bool sparse = false;  // does fewer multiplications than dense, or reads fewer weight bytes than dense
+  int id = 0;           // the backend's own number
 };
 
 // Yes, or the reason why not.
@@ -52,11 +53,12 @@ struct Feasibility {
 
 // What a kernel needs; nothing is allocated to find out.
 struct Footprint {
-  std::int64_t weight_bytes = 0;     // that prepare_weights allocates (0 when it reads the mapped file in place)
+  std::int64_t weight_bytes = 0;  // that prepare_weights allocates (0 when it reads the mapped file in place)
   std::int64_t workspace_bytes = 0;  // for desc.m
   std::int64_t m_padded = 0;
   std::int64_t k_padded = 0;
-  std::int64_t weight_bytes_read = 0;  // per run: what one pass over the weights moves (values + codes + scales)
+  std::int64_t weight_bytes_read =
+      0;  // per run: what one pass over the weights moves (values + codes + scales)
 };
 
 // Weights as they come from a directory: views that outlive everything prepared from them.
@@ -67,11 +69,11 @@ struct WeightSource {
   std::int64_t n = 0;
   std::int64_t k = 0;
   const void* values = nullptr;
-  const std::uint8_t* codes = nullptr;      // packed and split
-  std::span<const std::int32_t> perm;       // split
-  const void* scales = nullptr;             // [n] of scale_dtype; null for BF16 weights
+  const std::uint8_t* codes = nullptr;  // packed and split
+  std::span<const std::int32_t> perm;   // split
+  const void* scales = nullptr;         // [n] of scale_dtype; null for BF16 weights
   DType scale_dtype = DType::kBF16;
-  const void* bias = nullptr;               // [n] of bias_dtype, or null
+  const void* bias = nullptr;  // [n] of bias_dtype, or null
   DType bias_dtype = DType::kBF16;
 };
 

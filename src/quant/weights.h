@@ -30,8 +30,8 @@ WeightQuantReport quantise_weight_rows(DType source, const void* w, std::int64_t
 void dequantise_weight_rows(DType codes_dtype, const void* codes, DType scale_dtype, const void* scales,
                             std::int64_t rows, std::int64_t k, float* out);
 
-// Refuses stored scales that are NaN, infinite, negative (-0 too), or zero in a row whose codes are not all zero.
-// scales [rows] of scale_dtype; codes [rows, values_per_row] (packed values do as well as dense codes).
+// Refuses stored scales that are NaN, infinite, negative (-0 too), or zero in a row whose codes are not all
+// zero. scales [rows] of scale_dtype; codes [rows, values_per_row] (packed values do as well as dense codes).
 // Throws kInput with `what`, row and value.
 void validate_weight_scales(DType scale_dtype, const void* scales, DType codes_dtype, const void* codes,
                             std::int64_t rows, std::int64_t values_per_row, const std::string& what);

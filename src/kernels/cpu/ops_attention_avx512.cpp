@@ -12,7 +12,8 @@
 //   outputs  lanes = 16 channels  values packed [32 key pairs][padded_dim][2]   weight pair broadcast
 //
 // Register tile: 6 query rows x 4 vectors = 24 accumulators, so 24 products hang on 4 loads and 6 broadcasts.
-// GCC 12's own intrinsics pass an undefined register where masks are full, and it warns about that when it inlines them.
+// GCC 12's own intrinsics pass an undefined register where masks are full, and it warns about that when it
+// inlines them.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
