@@ -1,6 +1,8 @@
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 
@@ -23,6 +25,16 @@ constexpr int kWrongUse = 2;
 void print_error(const char* message) {
   std::fflush(stdout);
   fmt::print(stderr, "error: {}\n", message);
+}
+
+// By default libgomp's idle threads spin for milliseconds; when another busy process shares the cores, the
+// thread that has work waits behind a spinning one and everything becomes several times slower. Microseconds
+// are enough between two parallel loops. The library reads its settings before main, so the program starts
+// itself once more; a user's own settings win.
+void limit_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  if (::setenv("GOMP_SPINCOUNT", "2000", 1) == 0) ::execv("/proc/self/exe", argv);
+  // Where it cannot be started again (no /proc), it runs as it is.
 }
 
 void apply(const GlobalOptions& global) {
@@ -80,6 +92,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  limit_spinning(argv);
   install_interrupt_handler();
   try {
     return run(argc, argv);
