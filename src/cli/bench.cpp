@@ -177,6 +177,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
       // All patterns of one dtype are held at once, because they are timed in turn.
       std::vector<Model> models;
       std::vector<BenchSubject> subjects;
+      subjects.reserve(patterns_of(command).size());
       for (const Pattern pattern : patterns_of(command)) {
         models.push_back(Model::random(config, dtype, pattern, command.head, command.seed, model_options));
       }

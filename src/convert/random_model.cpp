@@ -100,6 +100,7 @@ void write_model(const std::string& config_json, const RandomModelOptions& optio
   for (const TensorEntry& tensor : tensors) total += tensor.shape.count() * size;
   Progress progress("random model", total, Progress::Unit::kBytes, options.quiet);
   std::vector<Buffer> buffers;
+  buffers.reserve(static_cast<std::size_t>(thread_count()));
   for (int i = 0; i < thread_count(); ++i) buffers.emplace_back(static_cast<std::size_t>(kBlock * size));
   for (const TensorEntry& tensor : tensors) {
     const std::int64_t count = tensor.shape.count();

@@ -104,7 +104,7 @@ std::string unpacked_config(const ModelDirectory& source, const PackedInfo& info
   const bool quantised_head = info.head == "int8";
   const std::vector<std::string> ignore =
       quantised_head ? std::vector<std::string>{} : std::vector<std::string>{"lm_head"};
-  const std::string text = config_with_compressed_tensors(source.config_text(), info.dtype, ignore);
+  std::string text = config_with_compressed_tensors(source.config_text(), info.dtype, ignore);
   if (!quantised_head) return text;
   // The head has weights of its own now.
   OrderedJson config = OrderedJson::parse(text);
