@@ -6,7 +6,7 @@
 #include <map>
 #include <set>
 
-#include "cli/dtype_names.h"
+#include "core/dtype_words.h"
 #include "core/text.h"
 
 namespace slidesparse {
@@ -70,7 +70,7 @@ std::string gemm_table(const GemmBenchResult& result) {
                                    fmt::format("{}", row.n),
                                    fmt::format("{}", row.k),
                                    fmt::format("{}", row.m),
-                                   std::string(dtype_option_name(row.dtype)),
+                                   std::string(dtype_word(row.dtype)),
                                    row.pattern.to_string(),
                                    row.kernel,
                                    sparse_text(row.sparse_share),
@@ -101,7 +101,7 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
                       {"k", row.k},
                       {"m", row.m},
                       {"step_tokens", row.m},
-                      {"dtype", dtype_option_name(row.dtype)}};
+                      {"dtype", dtype_word(row.dtype)}};
     add_pattern(json, row.pattern.to_string());
     json["backend"] = row.backend;
     json["kernel"] = row.kernel;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "slidesparse/core/dtype.h"
@@ -11,7 +10,6 @@ namespace slidesparse {
 
 // "int8", "fp8" or "bf16" on the command line. Throws kUsage with the list.
 DType parse_dtype_option(const std::string& text);
-std::string_view dtype_option_name(DType dtype);
 
 // Pattern::parse with the error of a wrong option (exit code 2).
 Pattern parse_pattern_option(const std::string& text);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "io/compressed_tensors.h"
@@ -13,10 +14,6 @@ namespace {
 
 bool is_float(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
-
-std::string option_name(DType dtype) {
-  return dtype == DType::kI8 ? "int8" : dtype == DType::kF8E4M3 ? "fp8" : "bf16";
 }
 
 class Planner {
@@ -150,7 +147,7 @@ class Planner {
            "{}, or convert the original BF16 model",
            printable(source_.path().string(), 400), printable(task.weight), dtype_name(weight.dtype),
            dtype_name(task.target),
-           task.name == table_.head ? "--head bf16" : "--dtype " + option_name(weight.dtype));
+           task.name == table_.head ? "--head bf16" : fmt::format("--dtype {}", dtype_word(weight.dtype)));
     }
     const std::string name = task.weight + "_scale";
     const TensorView scale = source_.tensor(name);

@@ -5,6 +5,7 @@
 
 #include "core/buffer.h"
 #include "core/checked.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/log.h"
 #include "io/json.h"
@@ -21,17 +22,6 @@ struct Model::State {
 
 namespace {
 
-std::string dtype_word(DType dtype) {
-  switch (dtype) {
-    case DType::kI8:
-      return "int8";
-    case DType::kF8E4M3:
-      return "fp8";
-    default:
-      return "bf16";
-  }
-}
-
 ModelSummary summarise_weights(const DecoderWeights& weights) {
   const ModelConfig& config = weights.config;
   ModelSummary summary;
@@ -40,7 +30,7 @@ ModelSummary summarise_weights(const DecoderWeights& weights) {
     const Linear& linear = weights.linears[i];
     summary.linear_bytes += linear.stored_bytes();
     patterns.insert(linear.pattern().to_string());
-    dtypes.insert(dtype_word(linear.dtype()));
+    dtypes.emplace(dtype_word(linear.dtype()));
   }
   summary.embedding_bytes = weights.embedding.byte_size();
   const bool shared = config.tied_embeddings && weights.head().dtype() == DType::kBF16;
