@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/cpu/gemm_kernels.h"
@@ -341,66 +342,139 @@ void tile(const void* panel, std::int64_t panel_stride, std::int64_t rows, const
   }
 }
 
-// Four stored rows; those behind the last are the last again.
-struct RowCursor {
-  const std::uint8_t* values[kTileRows];
-  const std::uint8_t* codes[kTileRows];
-  // From a block to the same one some rows on, which is what memory should fetch meanwhile: four streams that
-  // each jump at the end of a row are too much for the hardware's own guesses. Prefetching behind the matrix
-  // does no harm.
-  std::int64_t values_ahead;
-  std::int64_t codes_ahead;
-  // Long rows are fetched ahead within the row, and near its end from the start of the row that follows in
-  // its place.
-  std::int64_t wrap_at;
-  std::int64_t values_wrapped;
+// How far ahead memory is asked: far enough that it answers in time, near enough that the first-level cache
+// holds what came. Prefetching behind the matrix does no harm.
+inline constexpr std::int64_t kPrefetchSameRow = 3072;
+inline constexpr std::int64_t kPrefetchNextRows = 8192;
 
-  std::int64_t ahead(std::int64_t offset) const { return offset < wrap_at ? values_ahead : values_wrapped; }
-};
-
-// Far enough that memory answers in time, near enough that the first-level cache holds it.
-inline constexpr std::int64_t kPrefetchBytes = 8192;
-
-inline constexpr std::int64_t kPrefetchLongRow = 3072;
-inline constexpr std::int64_t kPrefetchInRow = 2048;
-
+// The same place some rows on: what loops that take pieces of several rows in turn will want.
 inline std::int64_t rows_ahead(const GemmRows& rows) {
-  return kTileRows * (1 + kPrefetchBytes / (rows.value_stride * kTileRows + 1));
+  return kTileRows * (1 + kPrefetchNextRows / (rows.value_stride * kTileRows + 1));
 }
 
 inline void prefetch(const std::uint8_t* from) {
   _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
 }
 
-// Adds blocks [begin, end) of four stored rows times T tokens. N = 0: no packed part.
+// Stored rows that a stream takes at a time. Memory likes one best, read from front to back: four at once get
+// a quarter less where another machine shares the core (docs/measurements.md). Four share what is read of
+// many tokens, though, and their sums do not wait for one another, as those of one row do when each is a
+// chain of floating-point additions in a fixed order.
 template <typename D, int N, int T>
-inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::int64_t begin, std::int64_t end,
-                          const typename D::Panel* const (&x)[T], typename D::Sums (&acc)[kTileRows][T]) {
+constexpr int stream_rows() {
+  constexpr bool kInteger = std::is_integral_v<typename D::Sum>;
+  return (kInteger && T <= 2) || (N == 0 && T == 1) ? 1 : static_cast<int>(kTileRows);
+}
+
+// Where a stream stands: R stored rows, those behind the last are the last again.
+template <int R>
+struct StreamRows {
+  const std::uint8_t* values[R];
+  const std::uint8_t* codes[R];
+  // From a block to what memory should fetch meanwhile. Several long rows are fetched ahead within the row,
+  // and near its end from the start of the row that follows in its place.
+  std::int64_t values_ahead = kPrefetchSameRow;
+  std::int64_t codes_ahead = kPrefetchSameRow / 4;
+  std::int64_t wrap_at = std::int64_t{1} << 62;
+  std::int64_t values_wrapped = 0;
+
+  StreamRows(const GemmRows& rows, std::int64_t first, std::int64_t count) {
+    for (std::int64_t r = 0; r < R; ++r) {
+      const std::int64_t at = first + (r < count ? r : count - 1);
+      values[r] = rows.values + at * rows.value_stride;
+      codes[r] = rows.codes + at * rows.code_stride;
+    }
+    if constexpr (R > 1) {
+      const bool long_rows = rows.value_stride > kPrefetchSameRow;
+      constexpr std::int64_t kInLongRow = 2048;
+      values_ahead = long_rows ? kInLongRow : rows_ahead(rows) * rows.value_stride;
+      values_wrapped = values_ahead + (long_rows ? (R - 1) * rows.value_stride : 0);
+      wrap_at = rows.value_stride - kInLongRow;
+      codes_ahead = rows_ahead(rows) * rows.code_stride;
+    }
+  }
+
+  std::int64_t ahead(std::int64_t offset) const {
+    if constexpr (R == 1) return values_ahead;
+    return offset < wrap_at ? values_ahead : values_wrapped;
+  }
+};
+
+// T tokens' sums of R rows. Integers need no fixed order, so that those of a single row are kept as two,
+// which do not wait for one another.
+template <typename D, int R, int T>
+struct StreamSums {
+  static constexpr int kChains = std::is_integral_v<typename D::Sum> && R == 1 ? 2 : 1;
+  typename D::Sums acc[kChains][R][T];
+
+  StreamSums() {
+#pragma GCC unroll 2
+    for (auto& chain : acc) {
+#pragma GCC unroll 4
+      for (auto& row : chain) {
+#pragma GCC unroll 8
+        for (auto& sums : row) sums = D::zero();
+      }
+    }
+  }
+
+  template <typename W>
+  void multiply(int chain, int r, const W& w, const typename D::Panel* const (&x)[T], std::int64_t block) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      auto& sum = acc[chain % kChains][r][t];
+      sum = D::dot(sum, w, D::load_panel(x[t] + block * kBlockSlots));
+    }
+  }
+
+  // One row is added up in the order of four, so that streams and tiles agree bit for bit.
+  void store(std::int64_t rows, std::int64_t tokens, bool first, typename D::Sum* sums, std::int64_t ld) {
+    if constexpr (R == kTileRows) {
+      store_sums<D, T>(acc[0], rows, tokens, first, sums, ld);
+    } else {
+      typename D::Sums same[kTileRows][T];
+#pragma GCC unroll 4
+      for (auto& row : same) {
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          row[t] = acc[0][0][t];
+          if constexpr (kChains == 2) row[t] = _mm512_add_epi32(row[t], acc[1][0][t]);
+        }
+      }
+      store_sums<D, T>(same, 1, tokens, first, sums, ld);
+    }
+  }
+};
+
+// Adds blocks [begin, end) of R stored rows times T tokens. N = 0: no packed part.
+template <typename D, int N, int R, int T>
+inline void stream_blocks(const GemmRows& rows, const StreamRows<R>& cursor, std::int64_t begin,
+                          std::int64_t end, const typename D::Panel* const (&x)[T],
+                          StreamSums<D, R, T>& sums) {
   std::int64_t block = begin;
   if constexpr (N != 0) {
     using Shape = BlockShape<N>;
     const std::int64_t packed_end = end < rows.packed_blocks ? end : rows.packed_blocks;
     const std::int64_t full = rows.packed_values / Shape::kKept;  // blocks before the one that is part empty
     while (block < packed_end) {
-      alignas(64) std::uint64_t masks[kTileRows][8];
+      alignas(64) std::uint64_t masks[R][8];
       const std::int64_t code = block / 8 * Shape::kOctCodeBytes;
 #pragma GCC unroll 4
-      for (int r = 0; r < kTileRows; ++r) {
+      for (int r = 0; r < R; ++r) {
         prefetch(cursor.codes[r] + code + cursor.codes_ahead);
         decode_masks<N>(cursor.codes[r] + code, rows.code_stride - code, masks[r]);
       }
       const std::int64_t stop = block + 8 < packed_end ? block + 8 : packed_end;
       const auto multiply = [&](std::int64_t b, int i, std::int64_t available)
           __attribute__((always_inline)) {
+        const std::int64_t at = b * Shape::kKept * D::kBytes;
+        const std::int64_t ahead = cursor.ahead(at);
 #pragma GCC unroll 4
-        for (int r = 0; r < kTileRows; ++r) {
-          const std::uint8_t* from = cursor.values[r] + b * Shape::kKept * D::kBytes;
-          const std::int64_t ahead = cursor.ahead(b * Shape::kKept * D::kBytes);
+        for (int r = 0; r < R; ++r) {
+          const std::uint8_t* from = cursor.values[r] + at;
           prefetch(from + ahead);
           if constexpr (Shape::kKept * D::kBytes > 64) prefetch(from + ahead + 64);
-          const auto w = D::load_packed(from, masks[r][i], available);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + b * kBlockSlots));
+          sums.multiply(i, r, D::load_packed(from, masks[r][i], available), x, b);
         }
       };
       if (stop - block == 8 && stop <= full) {
@@ -415,45 +489,42 @@ inline void stream_blocks(const GemmRows& rows, const RowCursor& cursor, std::in
       block = stop;
     }
   }
-  for (; block < end; ++block) {
-    const std::int64_t lane = (block - rows.packed_blocks) * kBlockSlots;
+  const auto multiply = [&](std::int64_t b, int i, std::int64_t available) __attribute__((always_inline)) {
+    const std::int64_t at = (rows.packed_values + (b - rows.packed_blocks) * kBlockSlots) * D::kBytes;
+    const std::int64_t ahead = cursor.ahead(at);
 #pragma GCC unroll 4
-    for (int r = 0; r < kTileRows; ++r) {
-      const std::uint8_t* from = cursor.values[r] + (rows.packed_values + lane) * D::kBytes;
-      const std::int64_t ahead = cursor.ahead((rows.packed_values + lane) * D::kBytes);
+    for (int r = 0; r < R; ++r) {
+      const std::uint8_t* from = cursor.values[r] + at;
       prefetch(from + ahead);
       if constexpr (D::kBytes == 2) prefetch(from + ahead + 64);
-      const auto w = D::load_dense(from, rows.dense_lanes - lane);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t] = D::dot(acc[r][t], w, D::load_panel(x[t] + block * kBlockSlots));
+      sums.multiply(i, r, D::load_dense(from, available), x, b);
     }
+  };
+  const std::int64_t full = rows.packed_blocks + rows.dense_lanes / kBlockSlots;
+  const std::int64_t full_end = end < full ? end : full;
+  for (; block + 4 <= full_end; block += 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) multiply(block + i, i, kBlockSlots);
+  }
+  for (; block < end; ++block) {
+    multiply(block, 0, rows.dense_lanes - (block - rows.packed_blocks) * kBlockSlots);
   }
 }
 
 template <typename D, int N, int T>
 void stream_tokens(const GemmRows& rows, std::int64_t row, std::int64_t count, const typename D::Panel* x,
                    std::int64_t x_stride, std::int64_t tokens, typename D::Sum* sums, std::int64_t ld) {
+  constexpr int kRows = stream_rows<D, N, T>();
   const typename D::Panel* token[T];
   for (std::int64_t t = 0; t < T; ++t) token[t] = x + (t < tokens ? t : tokens - 1) * x_stride;
-  for (std::int64_t first = 0; first < count; first += kTileRows) {
-    const std::int64_t here = count - first < kTileRows ? count - first : kTileRows;
-    RowCursor cursor;
-    const bool long_rows = rows.value_stride > kPrefetchLongRow;
-    cursor.values_ahead = long_rows ? kPrefetchInRow : rows_ahead(rows) * rows.value_stride;
-    cursor.values_wrapped = cursor.values_ahead + (long_rows ? (kTileRows - 1) * rows.value_stride : 0);
-    cursor.wrap_at = rows.value_stride - kPrefetchInRow;
-    cursor.codes_ahead = rows_ahead(rows) * rows.code_stride;
-    for (std::int64_t r = 0; r < kTileRows; ++r) {
-      const std::int64_t at = row + first + (r < here ? r : here - 1);
-      cursor.values[r] = rows.values + at * rows.value_stride;
-      cursor.codes[r] = rows.codes + at * rows.code_stride;
-    }
+  for (std::int64_t first = 0; first < count; first += kRows) {
+    const std::int64_t here = count - first < kRows ? count - first : kRows;
+    const StreamRows<kRows> cursor(rows, row + first, here);
     for (std::int64_t block = 0; block < rows.blocks(); block += D::kChunk) {
       const std::int64_t end = rows.blocks() - block < D::kChunk ? rows.blocks() : block + D::kChunk;
-      typename D::Sums acc[kTileRows][T];
-      clear<D, T>(acc);
-      stream_blocks<D, N, T>(rows, cursor, block, end, token, acc);
-      store_sums<D, T>(acc, here, tokens, block == 0, sums + first, ld);
+      StreamSums<D, kRows, T> stream_sums;
+      stream_blocks<D, N, kRows, T>(rows, cursor, block, end, token, stream_sums);
+      stream_sums.store(here, tokens, block == 0, sums + first, ld);
     }
   }
 }

@@ -1,4 +1,4 @@
-#include "kernels/cpu/gemm_avx512.h"
+#include "kernels/cpu/gemm_avx512_bf16.h"
 
 namespace slidesparse {
 namespace {
@@ -22,13 +22,10 @@ constexpr avx512::WideByteTable widening_table(int byte) {
   return table;
 }
 
-// 64 slots as BF16 in two registers, in the order in which bytes are interleaved: tokens are widened by the
-// same function, and a dot product does not mind.
-struct Wide {
-  __m512i low;
-  __m512i high;
-};
+using avx512::Wide;
 
+// 64 slots as BF16 in the order in which bytes are interleaved: tokens are widened by the same function, and
+// a dot product does not mind.
 Wide widen_block(__m512i bytes) {
   static constexpr avx512::WideByteTable kLow = widening_table(0);
   static constexpr avx512::WideByteTable kHigh = widening_table(1);
@@ -41,35 +38,14 @@ Wide widen_block(__m512i bytes) {
   return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
 }
 
-struct Fp8 {
-  using Panel = std::uint16_t;
-  using Sum = float;
-  using Sums = __m512;
+struct Fp8 : avx512::Bf16Panel {
   static constexpr int kBytes = 1;
-  static constexpr std::int64_t kChunk = kChunkBlocksBf16;
-
-  static Sums zero() { return _mm512_setzero_ps(); }
-  static Wide load_panel(const Panel* from) {
-    return {_mm512_load_si512(from), _mm512_load_si512(from + 32)};
-  }
-  static void store_panel(Panel* to, Wide w) {
-    _mm512_store_si512(to, w.low);
-    _mm512_store_si512(to + 32, w.high);
-  }
   static Wide load_packed(const std::uint8_t* values, std::uint64_t mask, std::int64_t available) {
     const __m512i kept = _mm512_maskz_loadu_epi8(avx512::first_lanes(available), values);
     return widen_block(_mm512_maskz_expand_epi8(_cvtu64_mask64(mask), kept));
   }
   static Wide load_dense(const std::uint8_t* values, std::int64_t available) {
     return widen_block(_mm512_maskz_loadu_epi8(avx512::first_lanes(available), values));
-  }
-  static void opaque(Wide& w) { asm volatile("" : "+v"(w.low), "+v"(w.high)); }
-  static void opaque_sum(__m128& sum) { asm volatile("" : "+v"(sum)); }
-  // Not the intrinsic: with that GCC 12 moves a third of a tile's accumulators through memory.
-  static Sums dot(Sums acc, Wide w, Wide x) {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w.low), "v"(x.low));
-    asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w.high), "v"(x.high));
-    return acc;
   }
 };
 
