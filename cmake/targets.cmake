@@ -2,12 +2,12 @@
 
 add_library(slidesparse_options INTERFACE)
 target_compile_features(slidesparse_options INTERFACE cxx_std_20)
-target_compile_options(slidesparse_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+target_compile_options(slidesparse_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Werror>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(slidesparse_options INTERFACE -Wno-restrict)  # false positives on std::string operator+ (GCC PR 105651)
+  target_compile_options(slidesparse_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)  # false positives on std::string operator+ (GCC PR 105651)
 endif()
 # Results must not depend on whether the compiler fused a multiply and an add.
-target_compile_options(slidesparse_options INTERFACE -ffp-contract=off)
+target_compile_options(slidesparse_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 if(SLIDESPARSE_SANITIZE)
   target_compile_options(slidesparse_options INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)

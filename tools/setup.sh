@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing: Debian packages (tools/packages.txt) and, with --python, the Python packages of
-# tools/requirements.txt into build/venv. Safe to repeat; does nothing when everything is there.
+# Installs what is missing: Debian packages (tools/packages.txt); into build/venv, where nvcc is, the headers of
+# tools/requirements-cuda.txt and, with --python, the packages of tools/requirements.txt. Safe to repeat; does nothing when
+# everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,13 +23,14 @@ if [ ${#missing[@]} -gt 0 ]; then
   "${sudo[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if [ "${1:-}" = "--python" ]; then
-  stamp=build/venv/requirements.installed
-  if ! cmp -s tools/requirements.txt "$stamp"; then
-    echo "installing Python packages into build/venv"
-    mkdir -p build
-    [ -x build/venv/bin/python ] || python3 -m venv build/venv
-    build/venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tools/requirements.txt
-    cp tools/requirements.txt "$stamp"
-  fi
-fi
+install_python() {
+  local list=$1 stamp=build/venv/$(basename "$1" .txt).installed
+  cmp -s "$list" "$stamp" && return
+  echo "installing Python packages into build/venv ($list)"
+  mkdir -p build
+  [ -x build/venv/bin/python ] || python3 -m venv build/venv
+  build/venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r "$list"
+  cp "$list" "$stamp"
+}
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then install_python tools/requirements-cuda.txt; fi
+if [ "${1:-}" = "--python" ]; then install_python tools/requirements.txt; fi

@@ -32,22 +32,26 @@ Buffer::Buffer(std::size_t bytes) : size_(bytes) {
   data_.reset(static_cast<std::byte*>(pointer));
 }
 
-Arena::Arena(std::size_t bytes) : buffer_(bytes) {}
+Arena::Arena(std::size_t bytes) : buffer_(bytes), memory_(buffer_.data()), size_(bytes) {}
+
+Arena::Arena(void* memory, std::size_t bytes)
+    : memory_(static_cast<std::byte*>(memory)), size_(bytes), alignment_(256), borrowed_(true) {}
 
 void Arena::reserve(std::size_t bytes) {
-  if (bytes <= buffer_.size()) return;
-  require(used_ == 0, "an arena of {} bytes cannot grow to {} while {} are in use", buffer_.size(), bytes,
-          used_);
+  if (bytes <= size_) return;
+  require(used_ == 0 && !borrowed_, "an arena of {} bytes cannot grow to {}: {}", size_, bytes,
+          borrowed_ ? "its memory is somebody else's" : fmt::format("{} are in use", used_));
   buffer_ = Buffer();
   buffer_ = Buffer(bytes);
+  memory_ = buffer_.data();
+  size_ = bytes;
 }
 
 void* Arena::allocate(std::size_t bytes) {
-  const std::size_t rounded = (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
-  if (used_ == 0 && rounded > buffer_.size()) reserve(rounded);
-  require(rounded <= buffer_.size() - used_, "arena of {} bytes: {} in use, {} more asked for",
-          buffer_.size(), used_, rounded);
-  void* result = buffer_.data() + used_;
+  const std::size_t rounded = (bytes + alignment_ - 1) / alignment_ * alignment_;
+  if (used_ == 0 && rounded > size_) reserve(rounded);
+  require(rounded <= size_ - used_, "arena of {} bytes: {} in use, {} more asked for", size_, used_, rounded);
+  void* result = memory_ + used_;
   used_ += rounded;
   peak_ = std::max(peak_, used_);
   return result;

@@ -42,8 +42,11 @@ class Buffer {
 class Arena {
  public:
   explicit Arena(std::size_t bytes = 0);
+  // Hands out memory that somebody else owns, on whichever device it is; does not grow.
+  Arena(void* memory, std::size_t bytes);
 
-  // Bytes aligned to Buffer::kAlignment; throws kInternal when the arena is too small and in use.
+  // Bytes aligned to Buffer::kAlignment, or to 256 in somebody else's memory, as GPU libraries ask; throws
+  // kInternal when the arena is too small and in use.
   void* allocate(std::size_t bytes);
   template <typename T>
   T* allocate(std::int64_t count) {
@@ -69,8 +72,12 @@ class Arena {
 
  private:
   Buffer buffer_;
+  std::byte* memory_ = nullptr;
+  std::size_t size_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
+  std::size_t alignment_ = Buffer::kAlignment;
+  bool borrowed_ = false;
 };
 
 }  // namespace slidesparse

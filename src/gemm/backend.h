@@ -23,18 +23,26 @@ struct GemmPlan {
   GemmDesc desc;
   KernelDesc kernel;
   std::int64_t workspace_bytes = 0;
+  std::shared_ptr<const void> state;  // the backend's own: library descriptors, tensor maps
 };
 
 // The five steps (docs/map.md): feasible and footprint allocate nothing; prepare_weights once a layer and
-// form; plan for an M; run, which neither allocates nor synchronises beyond its own threads.
+// form; plan for an M; run, which neither allocates nor synchronises beyond its own threads and, on CUDA, can
+// be captured in a graph.
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
   // "available", or why not.
   virtual Feasibility available() const = 0;
-  // Every kernel this backend has on this machine under active_isa().
+  // Where its kernels run: problems of another device are not its own.
+  virtual DeviceKind device() const { return DeviceKind::kCpu; }
+  // Every kernel this backend has on this machine under active_isa(); where a library offers many settings
+  // for one, with the library's default ones (empty config).
   virtual std::vector<KernelDesc> kernels() const = 0;
+  // What a tuner should measure for `desc`: feasible kernels, each with the settings that the library thinks
+  // worth a try, likely ones first. May ask the library, which takes milliseconds.
+  virtual std::vector<KernelDesc> candidates(const GemmDesc& desc) const;
   virtual Feasibility feasible(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
   virtual Footprint footprint(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
   // Kernels with equal weight_form() share prepared weights, so that one copy serves every M.

@@ -37,11 +37,14 @@ struct GemmDesc {
 
 // A kernel, a value: what `--explain` and every bench row print.
 struct KernelDesc {
-  std::string_view backend;  // "reference", "cpu"
-  std::string name;          // "cpu/avx512 packed 6:8 I8 gemv", ...
+  std::string_view backend;  // "reference", "cpu", "cublaslt", ...
+  std::string name;          // "cpu/avx512 packed 6:8 I8 stream", "cublaslt/outer-vector 66.23", ...
+  std::string config;        // the backend's own settings as text, which plan() reads back; may be empty
   Isa isa = Isa::kPortable;
   bool sparse = false;  // does fewer multiplications than dense, or reads fewer weight bytes than dense
-  int id = 0;           // the backend's own number
+  bool two_roundings = false;  // rounds its sums once before the scales: up to 2 ulp from the oracle
+  bool reproducible = true;    // the same bits every time
+  int id = 0;                  // the backend's own number
 };
 
 // Yes, or the reason why not.
@@ -55,13 +58,18 @@ struct Feasibility {
 struct Footprint {
   std::int64_t weight_bytes = 0;  // that prepare_weights allocates (0 when it reads the mapped file in place)
   std::int64_t workspace_bytes = 0;  // for desc.m
+  // The form of X that run() reads: [m_padded, k_padded] elements, lifted with half group `lift` (0: not
+  // lifted). Rows m .. m_padded and lanes behind the (lifted) channels hold zeros. On the CPU X is [m, k]
+  // always.
   std::int64_t m_padded = 0;
   std::int64_t k_padded = 0;
+  int lift = 0;
   std::int64_t weight_bytes_read =
       0;  // per run: what one pass over the weights moves (values + codes + scales)
 };
 
-// Weights as they come from a directory: views that outlive everything prepared from them.
+// Weights as they come from a directory, in host memory: views that outlive everything prepared from them on
+// the CPU; CUDA backends copy.
 struct WeightSource {
   Layout layout = Layout::kDense;  // kDense, kPacked or kSplit
   Pattern pattern;
@@ -77,10 +85,10 @@ struct WeightSource {
   DType bias_dtype = DType::kBF16;
 };
 
-// Pointers of one run.
+// Pointers of one run, on the problem's device.
 struct GemmArgs {
-  const void* x = nullptr;         // [m, k], row stride ldx
-  const float* x_scale = nullptr;  // [m]; null for BF16
+  const void* x = nullptr;  // CPU: [m, k], row stride ldx; CUDA: as Footprint says, row stride k_padded
+  const float* x_scale = nullptr;  // [m]; CUDA: [m_padded]; null for BF16
   void* out = nullptr;             // [m, n], row stride ldout
 };
 

@@ -5,6 +5,14 @@
 
 namespace slidesparse {
 
+std::vector<KernelDesc> Backend::candidates(const GemmDesc& desc) const {
+  std::vector<KernelDesc> found;
+  for (KernelDesc& kernel : kernels()) {
+    if (feasible(desc, kernel).ok) found.push_back(std::move(kernel));
+  }
+  return found;
+}
+
 const std::vector<const Backend*>& backends() {
   static const CpuBackend kCpu;
   static const ReferenceBackend kReference;

@@ -68,7 +68,7 @@ std::unique_ptr<PreparedWeights> CpuBackend::prepare_weights(const WeightSource&
 GemmPlan CpuBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) const {
   const Feasibility answer = feasible(desc, kernel);
   require(answer.ok, "{} cannot run {}: {}", kernel.name, desc.to_string(), answer.reason);
-  return {desc, kernel, footprint(desc, kernel).workspace_bytes};
+  return {desc, kernel, footprint(desc, kernel).workspace_bytes, nullptr};
 }
 
 void CpuBackend::run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args,

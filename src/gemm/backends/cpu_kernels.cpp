@@ -52,7 +52,13 @@ KernelDesc describe(const CpuKernel& kernel, int id) {
                                : fmt::format("{} {}", layout_name(kernel.layout), kernel.pattern.to_string());
   std::string name = fmt::format("cpu/{} {} {} {}", isa_name(kernel.isa), form, dtype_name(kernel.dtype),
                                  method_name(kernel.method));
-  return {"cpu", std::move(name), kernel.isa, kernel.layout != Layout::kDense, id};
+  KernelDesc description;
+  description.backend = "cpu";
+  description.name = std::move(name);
+  description.isa = kernel.isa;
+  description.sparse = kernel.layout != Layout::kDense;
+  description.id = id;
+  return description;
 }
 
 const CpuKernel& cpu_kernel(const KernelDesc& kernel) {

@@ -87,7 +87,10 @@ std::int64_t row_bytes(const GemmDesc& desc) {
 }  // namespace
 
 std::vector<KernelDesc> ReferenceBackend::kernels() const {
-  return {{"reference", "reference plain loops", Isa::kPortable, false, 0}};
+  KernelDesc kernel;
+  kernel.backend = "reference";
+  kernel.name = "reference plain loops";
+  return {kernel};
 }
 
 Feasibility ReferenceBackend::feasible(const GemmDesc& desc, const KernelDesc&) const {
@@ -95,7 +98,7 @@ Feasibility ReferenceBackend::feasible(const GemmDesc& desc, const KernelDesc&) 
 }
 
 Footprint ReferenceBackend::footprint(const GemmDesc& desc, const KernelDesc&) const {
-  return {vector_bytes(desc), row_bytes(desc) * thread_count(), desc.m, desc.k, stored_bytes(desc)};
+  return {vector_bytes(desc), row_bytes(desc) * thread_count(), desc.m, desc.k, 0, stored_bytes(desc)};
 }
 
 std::string ReferenceBackend::weight_form(const GemmDesc&, const KernelDesc&) const {
@@ -109,7 +112,7 @@ std::unique_ptr<PreparedWeights> ReferenceBackend::prepare_weights(const WeightS
 }
 
 GemmPlan ReferenceBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) const {
-  return {desc, kernel, footprint(desc, kernel).workspace_bytes};
+  return {desc, kernel, footprint(desc, kernel).workspace_bytes, nullptr};
 }
 
 void ReferenceBackend::run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args,

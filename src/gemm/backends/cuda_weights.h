@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/cuda/memory.h"
+#include "gemm/backend.h"
+
+namespace slidesparse {
+
+// What every CUDA backend asks of a problem besides what check_problem() does: a card, the card's device,
+// BF16 or FP32 output.
+Feasibility check_cuda_problem(const GemmDesc& desc);
+
+// The matrix that a library multiplies: the stored one with its zeros, or the slid one with its zeros,
+// lifted_k(k) wide.
+enum class CudaForm { kDense, kSlid };
+
+// A weight matrix on the card, with scales and bias in FP32.
+struct CudaWeights : PreparedWeights {
+  std::int64_t allocated_bytes() const override { return values.size() + scales.size() + bias.size(); }
+
+  DeviceBuffer
+      values;  // [n_padded, ld] elements of the problem's w dtype; zero outside [n, width of the form]
+  DeviceBuffer scales;  // FP32 [n_padded], zero behind n; empty for BF16 weights
+  DeviceBuffer bias;    // FP32 [n_padded], zero behind n; empty without bias
+  std::int64_t n_padded = 0;
+  std::int64_t ld = 0;
+  const float* scale_data() const { return scales.size() == 0 ? nullptr : scales.as<float>(); }
+  const float* bias_data() const { return bias.size() == 0 ? nullptr : bias.as<float>(); }
+};
+
+// Copies `source` (host memory) to the card through pinned staging of fixed size and brings it into `form`
+// there: dense and packed sources; kSlid from packed only. Refuses a dense source with a pattern.
+// Synchronises.
+CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
+                           std::int64_t n_padded);
+
+}  // namespace slidesparse
