@@ -39,7 +39,7 @@ function(slidesparse_library folder)
 endfunction()
 
 # slidesparse_test(<name> SOURCES ... [DEPENDS folder ...] [LINK target ...] [LABELS label ...])
-# One GoogleTest program; each TEST becomes a ctest entry. SLIDESPARSE_TEST_DATA is tests/ in the source tree.
+# One GoogleTest program; each TEST becomes a ctest entry. Label gpu: needs a card, is called *_cuda_test. SLIDESPARSE_TEST_DATA is tests/ in the source tree.
 function(slidesparse_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LINK;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -52,6 +52,13 @@ function(slidesparse_test name)
   set(properties TIMEOUT 600)
   if(ARG_LABELS)
     list(APPEND properties LABELS "${ARG_LABELS}")
+  endif()
+  # Built together by tools/gpu_package.sh.
+  if("gpu" IN_LIST ARG_LABELS)
+    if(NOT TARGET gpu_tests)
+      add_custom_target(gpu_tests)
+    endif()
+    add_dependencies(gpu_tests ${name})
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES ${properties})
 endfunction()

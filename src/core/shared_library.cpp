@@ -1,13 +1,10 @@
 #include "core/shared_library.h"
 
 #include <dlfcn.h>
-#include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <memory>
 
 namespace slidesparse {
 namespace {
@@ -49,15 +46,12 @@ std::string python_prefix() {
   return {};
 }
 
-const std::vector<std::string>& nvidia_lib_folders() {
-  static const std::vector<std::string> kFolders = [] {
-    std::vector<std::string> found;
-    if (const char* environment = std::getenv("VIRTUAL_ENV"); environment != nullptr)
-      add_environment(environment, found);
-    if (const std::string prefix = python_prefix(); !prefix.empty()) add_environment(prefix, found);
-    return found;
-  }();
-  return kFolders;
+std::vector<std::string> nvidia_lib_folders() {
+  std::vector<std::string> found;
+  if (const char* environment = std::getenv("VIRTUAL_ENV"); environment != nullptr)
+    add_environment(environment, found);
+  if (const std::string prefix = python_prefix(); !prefix.empty()) add_environment(prefix, found);
+  return found;
 }
 
 std::string loader_words() {
