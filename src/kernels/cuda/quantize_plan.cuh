@@ -1,0 +1,222 @@
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/quantize.h"
+
+// What the quantisation kernels share: the launch as a value, and the writing of output rows.
+namespace slidesparse::cuda {
+
+enum class Codes : int { kI8, kF8, kBF16 };
+
+struct QuantizePlan {
+  QuantizeArgs args;
+  std::int64_t rows = 0;   // with padded ones
+  std::int64_t k_out = 0;  // lanes of an output row that hold something
+  int vectors = 0;         // of 8 elements, of an input row
+  int staged = 0;          // elements of a row in shared memory, multiple of 32; 0: codes go straight out
+  int row_bytes = 0;       // shared memory of a row
+  int windows = 0;         // of 4 lanes, of a lifted row
+  std::uint32_t window_magic = 0;  // __umulhi(window, it) is window / (lift - 1)
+  bool wide_in = false;            // 16-byte loads fit all inputs
+  bool wide_out = false;           // 16-byte (straight 8-bit codes: 8-byte) stores fit
+  bool wide_perm = false;
+};
+
+// Threads x, rows y of a block; vectors a thread.
+struct QuantizeShape {
+  int threads = 0;
+  int rows = 0;
+  int depth = 0;
+};
+
+using Launch = cudaError_t (*)(const QuantizePlan&, const QuantizeShape&, cudaStream_t);
+cudaError_t launch_plain(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
+cudaError_t launch_norm(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
+cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
+cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
+
+template <Codes C>
+constexpr int kCodeBytes = C == Codes::kBF16 ? 2 : 1;
+
+// Eight BF16 values (or nothing but zeros) to one or two words of codes.
+template <Codes C>
+__device__ inline uint2 codes_of(const uint4& v, const TokenScale& token) {
+  const float s = token.inverse;
+  const float a = low_float(v.x) * s, b = high_float(v.x) * s, c = low_float(v.y) * s,
+              d = high_float(v.y) * s;
+  const float e = low_float(v.z) * s, f = high_float(v.z) * s, g = low_float(v.w) * s,
+              h = high_float(v.w) * s;
+  uint2 out;
+  if constexpr (C == Codes::kI8) {
+    out = make_uint2(int8_codes(a, b, c, d), int8_codes(e, f, g, h));
+  } else {
+    out = make_uint2(e4m3_codes(a, b, c, d), e4m3_codes(e, f, g, h));
+  }
+  return token.usable ? out : make_uint2(0, 0);
+}
+
+template <Codes C>
+constexpr float kDivisor = C == Codes::kI8 ? 127.0f : 448.0f;
+
+// Stores the low `bytes` of a 16-byte piece of a row one element at a time, up to the row's end.
+template <typename T>
+__device__ inline void store_narrow(T* row, std::int64_t lane, std::int64_t end, uint4 piece, int count) {
+  std::uint64_t words[2] = {piece.x | static_cast<std::uint64_t>(piece.y) << 32,
+                            piece.z | static_cast<std::uint64_t>(piece.w) << 32};
+  constexpr int kHalf = 8 / sizeof(T);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll 1
+    for (int i = 0; i < kHalf && half * kHalf + i < count; ++i) {
+      if (lane + half * kHalf + i < end) row[lane + half * kHalf + i] = static_cast<T>(words[half]);
+      words[half] >>= 8 * sizeof(T);
+    }
+  }
+}
+
+// Lanes 8 i .. 8 i + 7 of a row of codes that goes straight out; zero behind the vectors.
+template <Codes C>
+__device__ inline void store_vector(const QuantizePlan& p, std::int64_t row, std::int64_t lane, uint4 piece) {
+  if constexpr (C == Codes::kBF16) {
+    auto* to = static_cast<std::uint16_t*>(p.args.q) + row * p.args.ldq;
+    if (p.wide_out) {
+      *reinterpret_cast<uint4*>(to + lane) = piece;
+    } else {
+      store_narrow(to, lane, p.args.ldq, piece, 8);
+    }
+  } else {
+    auto* to = static_cast<std::uint8_t*>(p.args.q) + row * p.args.ldq;
+    if (p.wide_out) {
+      *reinterpret_cast<uint2*>(to + lane) = make_uint2(piece.x, piece.y);
+    } else {
+      store_narrow(to, lane, p.args.ldq, piece, 8);
+    }
+  }
+}
+
+// Writes one output row, lifted or gathered, from `source`, which has lane(i) and pair(i) for even i: code
+// elements of input lanes, zero behind k. Called by `threads` threads, this one being number t.
+template <Codes C, typename Source>
+__device__ inline void write_row(const QuantizePlan& p, std::int64_t row, const Source& source, int t,
+                                 int threads) {
+  using Element = typename Source::Element;
+  constexpr int kLanes = 16 / static_cast<int>(sizeof(Element));
+  const QuantizeArgs& a = p.args;
+  Element* to = static_cast<Element*>(a.q) + row * a.ldq;
+  for (std::int64_t lane = static_cast<std::int64_t>(t) * kLanes; lane < a.ldq;
+       lane += static_cast<std::int64_t>(threads) * kLanes) {
+    std::uint32_t words[4] = {};
+    if (a.lift != 0) {
+      const int windows_a_group = a.lift - 1;
+      const int window = static_cast<int>(lane / 4);
+      int group = static_cast<int>(__umulhi(static_cast<std::uint32_t>(window), p.window_magic));
+      int within = window - group * windows_a_group;
+#pragma unroll
+      for (int i = 0; i < kLanes / 4; ++i) {
+        if (window + i < p.windows) {
+          const int from = group * 2 * a.lift + 2 * within;
+          if constexpr (sizeof(Element) == 1) {
+            words[i] = source.pair(from) | source.pair(from + 2) << 16;
+          } else {
+            words[2 * i] = source.pair(from);
+            words[2 * i + 1] = source.pair(from + 2);
+          }
+        }
+        if (++within == windows_a_group) {
+          within = 0;
+          ++group;
+        }
+      }
+    } else {
+      std::int32_t from[kLanes];
+      if (a.perm == nullptr) {
+#pragma unroll
+        for (int i = 0; i < kLanes; ++i) from[i] = static_cast<std::int32_t>(lane) + i;
+      } else if (p.wide_perm && lane + kLanes <= a.k) {
+#pragma unroll
+        for (int i = 0; i < kLanes; i += 4) {
+          const int4 four = *reinterpret_cast<const int4*>(a.perm + lane + i);
+          from[i] = four.x;
+          from[i + 1] = four.y;
+          from[i + 2] = four.z;
+          from[i + 3] = four.w;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kLanes; ++i) from[i] = lane + i < a.k ? a.perm[lane + i] : 0;
+      }
+      constexpr int kInWord = 4 / static_cast<int>(sizeof(Element));
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        const std::uint32_t element = lane + i < a.k ? source.lane(from[i]) : 0u;
+        words[i / kInWord] |= element << (32 / kInWord * (i % kInWord));
+      }
+    }
+    const uint4 piece = make_uint4(words[0], words[1], words[2], words[3]);
+    if (p.wide_out) {
+      *reinterpret_cast<uint4*>(to + lane) = piece;
+    } else {
+      store_narrow(to, lane, a.ldq, piece, kLanes);
+    }
+  }
+}
+
+// Adds up the squares of a row in the order of kernels/cpu/ops_rows_body.h: 32 interleaved partial sums, then
+// pairwise. One warp; lane l owns elements l, l + 32, ... Elements behind the row are zero and change
+// nothing.
+class SquareSum {
+ public:
+  // `steps` times 32 elements of shared memory.
+  __device__ inline void add(const std::uint16_t* elements, int steps) {
+    const std::uint16_t* from = elements + threadIdx.x % 32;
+    constexpr int kAhead = 16;
+    int step = 0;
+    if (steps >= kAhead) {
+      float squares[kAhead];
+      load(squares, from);
+      for (step = kAhead; step + kAhead <= steps; step += kAhead) {
+        float next[kAhead];
+        load(next, from + 32 * step);
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) sum_ += squares[i];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) squares[i] = next[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) sum_ += squares[i];
+    }
+    for (; step < steps; ++step) {
+      const float value = bf16_float(from[32 * step]);
+      sum_ += value * value;
+    }
+  }
+
+  // In lane 0.
+  __device__ inline float total() const {
+    float sum = sum_;
+#pragma unroll
+    for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(0xffffffffu, sum, width);
+    return sum;
+  }
+
+ private:
+  template <int kCount>
+  __device__ static inline void load(float (&squares)[kCount], const std::uint16_t* from) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float value = bf16_float(from[32 * i]);
+      squares[i] = value * value;
+    }
+  }
+  float sum_ = 0.0f;
+};
+
+__device__ inline float inverse_rms(float sum_of_squares, std::int64_t k, float eps) {
+  return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum_of_squares, static_cast<float>(k)) + eps));
+}
+
+}  // namespace slidesparse::cuda

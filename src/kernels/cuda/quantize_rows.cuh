@@ -1,0 +1,263 @@
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/quantize_plan.cuh"
+
+// The kernel for rows that fit into the registers of one block: everything is read once. A row belongs to
+// blockDim.x threads, vector s * blockDim.x + t (8 elements) to thread t; codes go straight to memory or,
+// when they are lifted or gathered, through shared memory.
+namespace slidesparse::cuda {
+
+template <typename T>
+struct StagedCodes {
+  using Element = T;
+  const T* codes;
+  __device__ std::uint32_t lane(int i) const { return codes[i]; }
+  // Lanes i and i + 1, i even, in one word.
+  __device__ std::uint32_t pair(int i) const {
+    if constexpr (sizeof(T) == 1) return *reinterpret_cast<const std::uint16_t*>(codes + i);
+    return *reinterpret_cast<const std::uint32_t*>(codes + i);
+  }
+};
+
+// Elements 8 i .. 8 i + 7 of a row, zero behind k.
+__device__ inline uint4 load_narrow(const std::uint16_t* row, std::int64_t i, std::int64_t k) {
+  std::uint64_t words[2] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll 1
+    for (int e = 0; e < 4; ++e) {
+      const std::int64_t at = 8 * i + 4 * half + e;
+      if (at < k) words[half] |= static_cast<std::uint64_t>(row[at]) << (16 * e);
+    }
+  }
+  return make_uint4(static_cast<std::uint32_t>(words[0]), static_cast<std::uint32_t>(words[0] >> 32),
+                    static_cast<std::uint32_t>(words[1]), static_cast<std::uint32_t>(words[1] >> 32));
+}
+
+// This thread's vectors of a row.
+template <int kDepth>
+__device__ inline void load_row(const std::uint16_t* row, const QuantizePlan& p, bool live,
+                                uint4 (&v)[kDepth]) {
+  if (p.wide_in) {
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const int i = s * blockDim.x + threadIdx.x;
+      v[s] = live && i < p.vectors ? reinterpret_cast<const uint4*>(row)[i] : make_uint4(0, 0, 0, 0);
+    }
+  } else {
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const int i = s * blockDim.x + threadIdx.x;
+      v[s] = live && i < p.vectors ? load_narrow(row, i, p.args.k) : make_uint4(0, 0, 0, 0);
+    }
+  }
+}
+
+template <int kDepth>
+__device__ inline void store_row(std::uint16_t* row, const QuantizePlan& p, const uint4 (&v)[kDepth]) {
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    const int i = s * blockDim.x + threadIdx.x;
+    if (i >= p.vectors) continue;
+    if (p.wide_in) {
+      reinterpret_cast<uint4*>(row)[i] = v[s];
+    } else {
+      store_narrow(row, 8 * static_cast<std::int64_t>(i), p.args.k, v[s], 8);
+    }
+  }
+}
+
+__device__ inline std::uint32_t add_pair(std::uint32_t a, std::uint32_t b) {
+  return bf16_pair(low_float(a) + low_float(b), high_float(a) + high_float(b));
+}
+__device__ inline uint4 add_vector(const uint4& a, const uint4& b) {
+  return make_uint4(add_pair(a.x, b.x), add_pair(a.y, b.y), add_pair(a.z, b.z), add_pair(a.w, b.w));
+}
+
+__device__ inline std::uint32_t norm_pair(std::uint32_t x, std::uint32_t weight, float inverse) {
+  const std::uint32_t scaled = bf16_pair(low_float(x) * inverse, high_float(x) * inverse);
+  return bf16_pair(low_float(weight) * low_float(scaled), high_float(weight) * high_float(scaled));
+}
+__device__ inline uint4 norm_vector(const uint4& x, const uint4& weight, float inverse) {
+  return make_uint4(norm_pair(x.x, weight.x, inverse), norm_pair(x.y, weight.y, inverse),
+                    norm_pair(x.z, weight.z, inverse), norm_pair(x.w, weight.w, inverse));
+}
+
+__device__ inline std::uint32_t silu_pair(std::uint32_t gate, std::uint32_t up) {
+  return bf16_pair(silu(low_float(gate)) * low_float(up), silu(high_float(gate)) * high_float(up));
+}
+__device__ inline uint4 silu_vector(const uint4& gate, const uint4& up) {
+  return make_uint4(silu_pair(gate.x, up.x), silu_pair(gate.y, up.y), silu_pair(gate.z, up.z),
+                    silu_pair(gate.w, up.w));
+}
+
+// The largest magnitude of a row's BF16 bits, for all its threads. `partial` has 32 words a row.
+template <int kDepth>
+__device__ inline std::uint32_t largest_of_row(const uint4 (&v)[kDepth], std::uint32_t* partial) {
+  std::uint32_t pairs = 0;
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    pairs = __vmaxu2(pairs, v[s].x & 0x7fff7fffu);
+    pairs = __vmaxu2(pairs, v[s].y & 0x7fff7fffu);
+    pairs = __vmaxu2(pairs, v[s].z & 0x7fff7fffu);
+    pairs = __vmaxu2(pairs, v[s].w & 0x7fff7fffu);
+  }
+  std::uint32_t largest = __reduce_max_sync(0xffffffffu, max(pairs & 0xffffu, pairs >> 16));
+  if (blockDim.x == 32) return largest;
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) partial[threadIdx.x / 32] = largest;
+  __syncthreads();
+  largest = lane < static_cast<int>(blockDim.x / 32) ? partial[lane] : 0u;
+  return __reduce_max_sync(0xffffffffu, largest);
+}
+
+template <Producer kProducer, Codes C, int kDepth>
+__global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ QuantizePlan p) {
+  using Element = std::conditional_t<C == Codes::kBF16, std::uint16_t, std::uint8_t>;
+  extern __shared__ __align__(16) std::uint8_t shared[];
+  __shared__ std::uint32_t partials[4][32];
+  __shared__ float inverses[4];
+  const QuantizeArgs& a = p.args;
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const bool live = row < a.m;
+  const bool written = row < p.rows;
+  std::uint8_t* row_shared = shared + static_cast<std::int64_t>(threadIdx.y) * p.row_bytes;
+
+  uint4 v[kDepth];
+  load_row(static_cast<const std::uint16_t*>(a.x) + row * a.ldx, p, live, v);
+  if constexpr (kProducer == Producer::kSiluMul) {
+    uint4 up[kDepth];
+    load_row(static_cast<const std::uint16_t*>(a.x) + row * a.ldx + a.k, p, live, up);
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) v[s] = silu_vector(v[s], up[s]);
+  }
+  if constexpr (kProducer == Producer::kRmsNorm) {
+    if (a.update != nullptr) {
+      uint4 update[kDepth];
+      load_row(static_cast<const std::uint16_t*>(a.update) + row * a.k, p, live, update);
+#pragma unroll
+      for (int s = 0; s < kDepth; ++s) v[s] = add_vector(v[s], update[s]);
+    }
+    if (a.residual_out != nullptr && live) {
+      store_row(static_cast<std::uint16_t*>(a.residual_out) + row * a.k, p, v);
+    }
+    // The sum's order is fixed, so one warp makes it, from shared memory filled with zeros to a multiple
+    // of 32.
+    uint4* const vectors = reinterpret_cast<uint4*>(row_shared);
+    const int whole = (p.vectors + 3) / 4 * 4;
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const int i = s * blockDim.x + threadIdx.x;
+      if (i < p.vectors) vectors[i] = v[s];
+    }
+    if (p.vectors + static_cast<int>(threadIdx.x) < whole) {
+      vectors[p.vectors + threadIdx.x] = make_uint4(0, 0, 0, 0);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      SquareSum squares;
+      squares.add(reinterpret_cast<const std::uint16_t*>(row_shared), whole / 4);
+      const float sum = squares.total();
+      if (threadIdx.x == 0) inverses[threadIdx.y] = inverse_rms(sum, a.k, a.eps);
+    }
+    uint4 weight[kDepth];
+    load_row(static_cast<const std::uint16_t*>(a.norm_weight), p, live, weight);
+    __syncthreads();
+    const float inverse = inverses[threadIdx.y];
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      // What stands behind the row stays +0, whatever the inverse is.
+      const bool inside =
+          live && s * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x) < p.vectors;
+      v[s] = inside ? norm_vector(v[s], weight[s], inverse) : make_uint4(0, 0, 0, 0);
+    }
+    if (a.normed_out != nullptr && live) {
+      store_row(static_cast<std::uint16_t*>(a.normed_out) + row * a.k, p, v);
+    }
+  }
+
+  TokenScale token{0.0f, 0.0f, true};
+  if constexpr (C != Codes::kBF16) {
+    token = token_scale(largest_of_row(v, partials[threadIdx.y]), kDivisor<C>);
+    if (threadIdx.x == 0 && written) a.scale[row] = token.scale;
+  }
+
+  if (p.staged == 0) {
+    if (!written) return;
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const int i = s * blockDim.x + threadIdx.x;
+      if (i >= p.vectors) continue;
+      uint4 piece = v[s];
+      if constexpr (C != Codes::kBF16) {
+        const uint2 codes = codes_of<C>(v[s], token);
+        piece = make_uint4(codes.x, codes.y, 0, 0);
+      }
+      store_vector<C>(p, row, 8 * static_cast<std::int64_t>(i), piece);
+    }
+    for (std::int64_t lane = 8 * (static_cast<std::int64_t>(p.vectors) + threadIdx.x); lane < a.ldq;
+         lane += 8 * static_cast<std::int64_t>(blockDim.x)) {
+      store_vector<C>(p, row, lane, make_uint4(0, 0, 0, 0));
+    }
+    return;
+  }
+
+  // The norm's copy of the row in shared memory was read before the barrier in front of `inverses`.
+  Element* const codes = reinterpret_cast<Element*>(row_shared);
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    const int i = s * blockDim.x + threadIdx.x;
+    if (8 * i >= p.staged) continue;
+    if constexpr (C == Codes::kBF16) {
+      reinterpret_cast<uint4*>(codes)[i] = v[s];
+    } else {
+      reinterpret_cast<uint2*>(codes)[i] = codes_of<C>(v[s], token);
+    }
+  }
+  for (int i = 8 * kDepth * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x); i < p.staged;
+       i += static_cast<int>(blockDim.x)) {
+    codes[i] = 0;
+  }
+  __syncthreads();
+  if (written) {
+    write_row<C>(p, row, StagedCodes<Element>{codes}, static_cast<int>(threadIdx.x),
+                 static_cast<int>(blockDim.x));
+  }
+}
+
+template <Producer kProducer, Codes C, int kDepth>
+cudaError_t launch_depth(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
+  const auto kernel = quantize_rows<kProducer, C, kDepth>;
+  const int bytes = plan.row_bytes * shape.rows;
+  constexpr int kAlwaysThere = 48 * 1024;
+  if (bytes > kAlwaysThere - 1024) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (status != cudaSuccess) return status;
+  }
+  const std::int64_t blocks = (plan.rows + shape.rows - 1) / shape.rows;
+  kernel<<<dim3(static_cast<unsigned>(blocks)), dim3(shape.threads, shape.rows), bytes, stream>>>(plan);
+  return cudaGetLastError();
+}
+
+template <Producer kProducer, Codes C>
+cudaError_t launch_codes(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
+  return shape.depth == 1 ? launch_depth<kProducer, C, 1>(plan, shape, stream)
+                          : launch_depth<kProducer, C, 4>(plan, shape, stream);
+}
+
+template <Producer kProducer>
+cudaError_t launch_producer(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
+  switch (plan.args.out) {
+    case DType::kI8:
+      return launch_codes<kProducer, Codes::kI8>(plan, shape, stream);
+    case DType::kF8E4M3:
+      return launch_codes<kProducer, Codes::kF8>(plan, shape, stream);
+    default:
+      return launch_codes<kProducer, Codes::kBF16>(plan, shape, stream);
+  }
+}
+
+}  // namespace slidesparse::cuda
