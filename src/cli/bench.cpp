@@ -177,6 +177,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     for (const DType dtype : dtypes_of(command)) {
       // All patterns of one dtype are held at once, because they are timed in turn.
       std::vector<Model> models;
+      models.reserve(patterns.size());
       std::vector<BenchSubject> subjects;
       subjects.reserve(patterns.size());
       for (const Pattern pattern : patterns) {

@@ -186,8 +186,9 @@ struct CompressedTensorsConfig::State {
   std::vector<NameRule> ignore;
 };
 
-CompressedTensorsConfig::CompressedTensorsConfig(DType dtype, std::vector<std::string> targets,
-                                                 std::vector<std::string> ignore, const std::string& where)
+CompressedTensorsConfig::CompressedTensorsConfig(DType dtype, const std::vector<std::string>& targets,
+                                                 const std::vector<std::string>& ignore,
+                                                 const std::string& where)
     : state_(std::make_unique<State>()) {
   state_->dtype = dtype;
   state_->where = where;
@@ -256,7 +257,7 @@ std::optional<CompressedTensorsConfig> parse_compressed_tensors(const std::strin
                    std::make_move_iterator(names.end()));
   }
   check_format(*section, *dtype, where);
-  return CompressedTensorsConfig(*dtype, std::move(targets), string_list(*section, "ignore", where), where);
+  return CompressedTensorsConfig(*dtype, targets, string_list(*section, "ignore", where), where);
 }
 
 std::string config_with_compressed_tensors(const std::string& config_text, DType dtype,

@@ -16,8 +16,8 @@ namespace slidesparse {
 // (channel) or [1] (tensor).
 class CompressedTensorsConfig {
  public:
-  CompressedTensorsConfig(DType dtype, std::vector<std::string> targets, std::vector<std::string> ignore,
-                          const std::string& where);
+  CompressedTensorsConfig(DType dtype, const std::vector<std::string>& targets,
+                          const std::vector<std::string>& ignore, const std::string& where);
   ~CompressedTensorsConfig();
   CompressedTensorsConfig(CompressedTensorsConfig&&) noexcept;
   CompressedTensorsConfig& operator=(CompressedTensorsConfig&&) noexcept;
