@@ -9,6 +9,11 @@ if(NOT SLIDESPARSE_FUZZ AND NOT SLIDESPARSE_SANITIZE)
     # Targets name their own; CMake wants one for its compiler check.
     set(CMAKE_CUDA_ARCHITECTURES 90)
     enable_language(CUDA)
+    # CMake 3.25 does not know that nvcc has C++20, which every target asks for.
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    endif()
     find_package(CUDAToolkit REQUIRED)
     set(SLIDESPARSE_HAVE_CUDA ON)
     set(SLIDESPARSE_CUDA_TOOLKIT "${CUDAToolkit_VERSION}")

@@ -1,0 +1,9 @@
+#include "gemm/backends/cutlass/instance.cuh"
+
+namespace slidesparse::cutlass_gemm {
+
+Variant int8_128x128_stream_k() {
+  return Instance<DType::kI8, 128, 128, 128, 2, Schedule::kStreamK>::variant();
+}
+
+}  // namespace slidesparse::cutlass_gemm
