@@ -173,6 +173,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     measure({{std::filesystem::path(command.directory).lexically_normal().filename().string(), &model}});
   } else {
     const ModelConfig config = preset(command.model);
+    const DType head = parse_head_option(command.head);
     const std::vector<Pattern> patterns = patterns_of(command);
     for (const DType dtype : dtypes_of(command)) {
       // All patterns of one dtype are held at once, because they are timed in turn.
@@ -181,7 +182,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
       std::vector<BenchSubject> subjects;
       subjects.reserve(patterns.size());
       for (const Pattern pattern : patterns) {
-        models.push_back(Model::random(config, dtype, pattern, command.head, command.seed, model_options));
+        models.push_back(Model::random(config, dtype, pattern, head, command.seed, model_options));
       }
       for (const Model& model : models) subjects.push_back({command.model, &model});
       measure(subjects);

@@ -15,6 +15,7 @@ namespace {
 struct ConvertCommand {
   std::string source, target, pattern, dtype;
   std::string method = "magnitude";
+  std::string head = "bf16";
   ConvertOptions options;
 };
 
@@ -24,6 +25,7 @@ void run_convert(ConvertCommand& command, bool quiet) {
   options.target = command.target;
   options.pattern = parse_pattern_option(command.pattern);
   options.dtype = parse_dtype_option(command.dtype);
+  options.head = parse_head_option(command.head);
   options.method = parse_prune_method(command.method);
   options.quiet = quiet;
   const ConvertReport report = convert_model(options);
@@ -55,7 +57,7 @@ void add_convert(CLI::App& app, const GlobalOptions& global) {
       ->capture_default_str();
   command->add_option("--skip", options->options.skip,
                       "Glob of linears that stay dense (repeatable); q/k/v and gate/up go together");
-  command->add_option("--head", options->options.head, "bf16, or int8: quantise the head (never pruned)")
+  command->add_option("--head", options->head, "bf16, or int8: quantise the head (never pruned)")
       ->capture_default_str();
   command->add_flag("--force", options->options.force,
                     "Replace DST, or an unfinished conversion of another kind");

@@ -13,6 +13,12 @@ DType parse_dtype_option(const std::string& text) {
   fail(ErrorKind::kUsage, "--dtype {}: possible are int8, fp8, bf16", printable(text, 40));
 }
 
+DType parse_head_option(const std::string& text) {
+  if (text == kBf16Word) return DType::kBF16;
+  if (text == kInt8Word) return DType::kI8;
+  fail(ErrorKind::kUsage, "--head {}: possible are bf16, int8", printable(text, 40));
+}
+
 Pattern parse_pattern_option(const std::string& text) {
   try {
     return Pattern::parse(text);

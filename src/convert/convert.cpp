@@ -6,6 +6,7 @@
 #include "convert/directory_job.h"
 #include "convert/linear_writer.h"
 #include "convert/source_digest.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/progress.h"
 #include "core/samples.h"
@@ -26,7 +27,7 @@ std::string identity_of(const ModelDirectory& source, const ConvertOptions& opti
                          {"dtype", dtype_name(options.dtype)},
                          {"method", prune_method_name(options.method)},
                          {"skip", options.skip},
-                         {"head", options.head},
+                         {"head", dtype_word(options.head)},
                          {"shard_bytes", options.shard_bytes}};
   return identity.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

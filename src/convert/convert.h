@@ -21,7 +21,7 @@ struct ConvertOptions {
   PruneMethod method = PruneMethod::kMagnitude;
   PackedLayout layout = PackedLayout::kSlide;  // split is not produced yet
   std::vector<std::string> skip;               // globs: linears or fused groups that stay dense
-  std::string head = "bf16";                   // or "int8": quantised, never pruned
+  DType head = DType::kBF16;                   // or I8: quantised, never pruned
   bool force = false;
   bool quiet = false;
   std::int64_t shard_bytes = 5'000'000'000;

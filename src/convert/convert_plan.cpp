@@ -96,7 +96,7 @@ class Planner {
 
   void add_head() {
     const std::string weight = table_.head + ".weight";
-    if (options_.head == "bf16") {
+    if (options_.head == DType::kBF16) {
       if (config_.tied_embeddings) return;
       if (quantised_ && quantised_->quantises(table_.head)) {
         refuse(weight, "the head is quantised in the source; use --head int8");
@@ -198,8 +198,8 @@ ConvertPlan plan_conversion(const ModelDirectory& source, const ModelConfig& con
   if (!known_dtype) {
     fail(ErrorKind::kUsage, "--dtype {}: there are int8, fp8 and bf16", dtype_name(options.dtype));
   }
-  if (options.head != "bf16" && options.head != "int8") {
-    fail(ErrorKind::kUsage, "--head {}: there are bf16 and int8", printable(options.head));
+  if (options.head != DType::kBF16 && options.head != DType::kI8) {
+    fail(ErrorKind::kUsage, "--head {}: there are bf16 and int8", dtype_word(options.head));
   }
   if (options.layout != PackedLayout::kSlide) {
     fail(ErrorKind::kUnsupported, "layout split is not produced yet; use slide");

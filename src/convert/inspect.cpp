@@ -7,6 +7,7 @@
 #include <set>
 
 #include "convert/work.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/numeric.h"
@@ -205,7 +206,7 @@ void inspect_packed(const ModelDirectory& directory, const ModelConfig& config, 
   for (const FusedGroup& group : table.groups) {
     for (const LinearSpec& spec : group.members) add_linear(spec.name, spec.n, spec.k, group.perm_name);
   }
-  if (result.info->head == "int8") {
+  if (result.info->head == DType::kI8) {
     add_linear(table.head, config.vocab, config.hidden, "");
   } else if (!config.tied_embeddings) {
     add_plain(table.head + ".weight", {config.vocab, config.hidden});
@@ -282,12 +283,9 @@ std::string inspection_to_json(const Inspection& inspection) {
   json["kind"] = inspection.kind;
   if (inspection.info) {
     const PackedInfo& info = *inspection.info;
-    json["slidesparse"] = {{"format_version", info.format_version},
-                           {"pattern", info.pattern.to_string()},
-                           {"dtype", dtype_name(info.dtype)},
-                           {"method", info.method},
-                           {"head", info.head},
-                           {"source_sha256", info.source_sha256},
+    json["slidesparse"] = {{"format_version", info.format_version}, {"pattern", info.pattern.to_string()},
+                           {"dtype", dtype_name(info.dtype)},       {"method", info.method},
+                           {"head", dtype_word(info.head)},         {"source_sha256", info.source_sha256},
                            {"exceptions", info.exceptions.size()}};
   }
   json["bytes"] = inspection.bytes;

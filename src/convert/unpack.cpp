@@ -59,7 +59,7 @@ UnpackPlan plan_unpacking(const ModelDirectory& source, const PackedInfo& info, 
   for (const FusedGroup& group : table.groups) {
     for (const LinearSpec& spec : group.members) add_linear(spec.name, spec.n, spec.k, group.perm_name);
   }
-  if (info.head == "int8") {
+  if (info.head == DType::kI8) {
     add_linear(table.head, config.vocab, config.hidden, "");
   } else if (!config.tied_embeddings) {
     add_plain(table.head + ".weight", {config.vocab, config.hidden});
@@ -101,7 +101,7 @@ void unpack_linear(const PackedLinear& linear, DirectoryJob& job, std::vector<Bu
 }
 
 std::string unpacked_config(const ModelDirectory& source, const PackedInfo& info) {
-  const bool quantised_head = info.head == "int8";
+  const bool quantised_head = info.head == DType::kI8;
   const std::vector<std::string> ignore =
       quantised_head ? std::vector<std::string>{} : std::vector<std::string>{"lm_head"};
   std::string text = config_with_compressed_tensors(source.config_text(), info.dtype, ignore);
@@ -123,7 +123,7 @@ void unpack_model(const UnpackOptions& options) {
     fail_input("{}: not a packed directory: its config.json has no slidesparse section; nothing to unpack",
                printable(options.source.string(), 400));
   }
-  if (info->head == "int8" && info->dtype != DType::kI8) {
+  if (info->head == DType::kI8 && info->dtype != DType::kI8) {
     fail(ErrorKind::kUnsupported,
          "{}: an INT8 head beside {} linears has no standard form; convert again with --head bf16 to unpack",
          printable(options.source.string(), 400), dtype_name(info->dtype));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/numeric.h"
 #include "core/parallel.h"
@@ -90,7 +91,7 @@ OrderedJson to_json(const PackedInfo& info) {
   section["dtype"] = dtype_name(info.dtype);
   section["method"] = info.method;
   section["calibration"] = info.calibration;
-  section["head"] = info.head;
+  section["head"] = dtype_word(info.head);
   section["source_sha256"] = info.source_sha256;
   section["tool_version"] = info.tool_version;
   OrderedJson exceptions = OrderedJson::object();
@@ -221,10 +222,11 @@ std::optional<PackedInfo> parse_packed_info(const std::string& config_text, cons
   info.dtype = *parsed;
   info.method = bounded_text(*section, "method", where);
   info.calibration = bounded_text(*section, "calibration", where);
-  info.head = bounded_text(*section, "head", where);
-  if (info.head != "bf16" && info.head != "int8") {
-    fail_input("{}: head must be \"bf16\" or \"int8\", found \"{}\"", where, printable(info.head, 40));
+  const std::string head = bounded_text(*section, "head", where);
+  if (head != kBf16Word && head != kInt8Word) {
+    fail_input("{}: head must be \"bf16\" or \"int8\", found \"{}\"", where, printable(head, 40));
   }
+  info.head = head == kInt8Word ? DType::kI8 : DType::kBF16;
   info.source_sha256 = bounded_text(*section, "source_sha256", where);
   info.tool_version = bounded_text(*section, "tool_version", where);
   if (!info.source_sha256.empty() &&
@@ -265,7 +267,7 @@ PackedLinear read_packed_linear(const ModelDirectory& directory, const PackedInf
   linear.layout = info.layout_of(name);
   linear.dtype = info.dtype;
   if (name == kHead) {
-    require(info.head == "int8", "{} is not quantised in {}", name,
+    require(info.head == DType::kI8, "{} is not quantised in {}", name,
             printable(directory.path().string(), 400));
     linear.dtype = DType::kI8;
   }

@@ -28,7 +28,7 @@ struct PackedInfo {
   DType dtype = DType::kI8;  // I8, F8_E4M3 or BF16
   std::string method = "magnitude";
   std::string calibration;    // empty: none
-  std::string head = "bf16";  // or "int8"
+  DType head = DType::kBF16;  // or I8
   std::string source_sha256;
   std::string tool_version;
   struct LayerException {  // a linear whose pattern or layout differs from the default, e.g. skipped: dense

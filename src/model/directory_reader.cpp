@@ -64,7 +64,7 @@ class DirectoryReader final : public WeightReader {
   TensorView plain(const PlainSpec& spec) override { return as_bf16(spec.name, spec.shape); }
 
   WeightSource head(const LinearSpec& spec, const TensorView& embedding) override {
-    if (packed_ && packed_->head == "int8") {
+    if (packed_ && packed_->head == DType::kI8) {
       // The head is quantised by the linears' rules but never pruned.
       PackedInfo info = *packed_;
       info.dtype = DType::kI8;

@@ -66,8 +66,8 @@ Model Model::load(const std::filesystem::path& directory, const ModelOptions& op
   return Model(std::move(state));
 }
 
-Model Model::random(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head,
-                    std::uint64_t seed, const ModelOptions& options) {
+Model Model::random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
+                    const ModelOptions& options) {
   auto state = std::make_unique<State>();
   state->reader = random_weights(config, dtype, pattern, head, seed);
   state->weights = read_decoder(config, *state->reader, options.linear);

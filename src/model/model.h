@@ -63,10 +63,10 @@ class Model {
   // Opens a packed directory, a compressed-tensors W8A8 directory or a plain BF16/FP16/FP32 one. Weights stay
   // mapped.
   static Model load(const std::filesystem::path& directory, const ModelOptions& options = {});
-  // Random weights of `config` quantised and packed in memory (speed runs): valid for the pattern,
-  // deterministic.
-  static Model random(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head,
-                      std::uint64_t seed, const ModelOptions& options = {});
+  // Random weights of `config` (head: BF16 or I8) quantised and packed in memory (speed runs): valid for the
+  // pattern, deterministic.
+  static Model random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
+                      const ModelOptions& options = {});
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;

@@ -20,13 +20,11 @@ constexpr std::int64_t kRowBlock = 16;
 
 class RandomReader final : public WeightReader {
  public:
-  RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, const std::string& head,
-               std::uint64_t seed)
+  RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed)
       : dtype_(dtype), pattern_(pattern), head_(head), tied_(config.tied_embeddings), seed_(seed) {
     require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16, "random weights as {}",
             dtype_name(dtype));
-    if (head != "bf16" && head != "int8")
-      fail(ErrorKind::kUsage, "head \"{}\": bf16 or int8 is needed", head);
+    require(head == DType::kI8 || head == DType::kBF16, "a random head as {}", dtype_name(head));
   }
 
   std::string describe() const override { return "random weights"; }
@@ -44,7 +42,7 @@ class RandomReader final : public WeightReader {
   }
 
   WeightSource head(const LinearSpec& spec, const TensorView& embedding) override {
-    if (head_ == "int8") return make(spec, DType::kI8, Pattern());
+    if (head_ == DType::kI8) return make(spec, DType::kI8, Pattern());
     if (!tied_) return make(spec, DType::kBF16, Pattern());
     WeightSource source;
     source.dtype = DType::kBF16;
@@ -143,7 +141,7 @@ class RandomReader final : public WeightReader {
 
   DType dtype_;
   Pattern pattern_;
-  std::string head_;
+  DType head_;
   bool tied_;
   std::uint64_t seed_;
   std::uint64_t tensors_ = 0;
@@ -153,7 +151,7 @@ class RandomReader final : public WeightReader {
 }  // namespace
 
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
-                                             const std::string& head, std::uint64_t seed) {
+                                             DType head, std::uint64_t seed) {
   return std::make_unique<RandomReader>(config, dtype, pattern, head, seed);
 }
 

@@ -31,8 +31,8 @@ std::unique_ptr<WeightReader> open_weights(const std::filesystem::path& director
                                            bool validate);
 
 // Random weights in memory, quantised and packed: valid for the pattern, the same for the same seed. head:
-// "bf16" or "int8".
+// BF16 or I8.
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
-                                             const std::string& head, std::uint64_t seed);
+                                             DType head, std::uint64_t seed);
 
 }  // namespace slidesparse

@@ -93,6 +93,12 @@ TEST_F(Cli, WrongUseExitsWithTwo) {
   expect_error(run({"eval", path("packed")}), 2, {"--text", "--hellaswag"});
   expect_error(run({"bench", "gemm"}), 2, {"--shape", "--model"});
   expect_error(run({"generate", path("packed"), "x", "--temperature", "nan"}), 2, {"temperature"});
+  const std::vector<std::string> convert{"convert", path("model"), path("none"), "--pattern", "6:8",
+                                         "--dtype", "int8",        "--head",     "fp4"};
+  expect_error(run(convert), 2, {"--head fp4", "bf16", "int8"});
+  expect_error(run({"bench", "decode", "--model", "llama3.2-1b", "--dtype", "int8", "--patterns", "6:8",
+                    "--head", "fp4"}),
+               2, {"--head fp4"});
 }
 
 TEST_F(Cli, PatternsThatDoNotExistAreRefusedWithTheList) {

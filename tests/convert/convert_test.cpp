@@ -195,7 +195,7 @@ TEST(Convert, Int8HeadOfTiedAndUntiedModels) {
     const Workspace space;
     make_model(space / "in", small_config(Family::kLlama, DType::kBF16, tied));
     ConvertOptions options = options_for(space / "in", space / "out");
-    options.head = "int8";
+    options.head = DType::kI8;
     convert_model(options);
     auto in = load_tensors(space / "in");
     auto out = load_tensors(space / "out");

@@ -139,9 +139,9 @@ TEST_F(Refusal, PackedSourcesAndOptions) {
   convert_model(options_for(space_ / "in", space_ / "packed"));
   EXPECT_THAT(refusal(options_for(space_ / "packed", space_ / "out")), HasSubstr("unpack it first"));
   ConvertOptions options = options_for(space_ / "in", space_ / "out");
-  options.head = "fp4";
-  EXPECT_THAT(refusal(options), HasSubstr("--head fp4: there are bf16 and int8"));
-  options.head = "bf16";
+  options.head = DType::kF8E4M3;
+  EXPECT_THAT(refusal(options), HasSubstr("--head fp8: there are bf16 and int8"));
+  options.head = DType::kBF16;
   options.layout = PackedLayout::kSplit;
   EXPECT_THAT(refusal(options), HasSubstr("layout split is not produced yet"));
   options.layout = PackedLayout::kSlide;

@@ -72,7 +72,7 @@ TEST(Unpack, Int8HeadBecomesALinearOfItsOwn) {
   const Workspace space;
   make_model(space / "in");
   ConvertOptions options = options_for(space / "in", space / "packed", "2:4", DType::kI8);
-  options.head = "int8";
+  options.head = DType::kI8;
   convert_model(options);
   unpack_model(unpack_options(space / "packed", space / "out"));
   auto packed = load_tensors(space / "packed");

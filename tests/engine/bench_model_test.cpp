@@ -13,7 +13,7 @@ namespace {
 Model make(const char* pattern) {
   const ModelConfig config =
       parse_model_config(read_text_file(test::golden("llama") / "config.json"), "config.json");
-  return Model::random(config, DType::kI8, Pattern::parse(pattern), "int8", 1);
+  return Model::random(config, DType::kI8, Pattern::parse(pattern), DType::kI8, 1);
 }
 
 TEST(BenchModel, DecodeCountsOneTokenASequenceAndSaysWhatRan) {
@@ -57,7 +57,7 @@ TEST(BenchModel, PrefillIsOneStepOfMTokens) {
     c.max_position = 2048;
     return c;
   }();
-  const Model model = Model::random(config, DType::kI8, Pattern::parse("6:8"), "bf16", 1);
+  const Model model = Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1);
   const std::vector<BenchSubject> subjects{{"x", &model}};
   BenchModelOptions options;
   options.m = {7, 1024, 1500};

@@ -32,7 +32,7 @@ TEST(PackedInfo, SectionRoundTrip) {
   PackedInfo info = sample_info();
   info.method = "magnitude";
   info.calibration = "none \xc3\xa9";
-  info.head = "int8";
+  info.head = DType::kI8;
   info.layout = PackedLayout::kSplit;
   info.dtype = DType::kF8E4M3;
   const std::string text = config_with_packed_info(kConfig, info);
@@ -238,7 +238,7 @@ TEST_F(PackedLinearTest, HeadIsDenseInt8) {
   }
   info_.pattern = Pattern::parse("6:8");
   info_.dtype = DType::kF8E4M3;
-  info_.head = "int8";
+  info_.head = DType::kI8;
   const ModelDirectory directory = open();
   const PackedLinear head = read_packed_linear(directory, info_, "lm_head", kRows, k_, "");
   EXPECT_EQ(head.dtype, DType::kI8);

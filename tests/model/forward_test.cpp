@@ -356,7 +356,7 @@ TEST(Random, IsDeterministicAndRunsInEveryForm) {
   for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
     for (const char* pattern : {"dense", "2:4", "6:8", "8:10", "14:16"}) {
       const auto make = [&](std::uint64_t seed) {
-        return test::run_whole(Model::random(config, dtype, Pattern::parse(pattern), "int8", seed),
+        return test::run_whole(Model::random(config, dtype, Pattern::parse(pattern), DType::kI8, seed),
                                some_tokens(6));
       };
       const Rows first = make(1);
@@ -367,13 +367,13 @@ TEST(Random, IsDeterministicAndRunsInEveryForm) {
       }
     }
   }
-  const Model packed = Model::random(config, DType::kI8, Pattern::parse("6:8"), "int8", 1);
+  const Model packed = Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kI8, 1);
   EXPECT_EQ(packed.summary().pattern, "6:8");
   EXPECT_EQ(packed.summary().head_bytes, 128 * (48 + 2));
   EXPECT_EQ(packed.linears().size(), 2u * 7u + 1u);
   EXPECT_EQ(packed.linears().back()->name(), "lm_head");
-  EXPECT_EQ(Model::random(config, DType::kI8, Pattern(), "bf16", 1).summary().head_bytes, 0);
-  EXPECT_THROW(Model::random(config, DType::kI8, Pattern(), "fp4", 1), Error);
+  EXPECT_EQ(Model::random(config, DType::kI8, Pattern(), DType::kBF16, 1).summary().head_bytes, 0);
+  EXPECT_THROW(Model::random(config, DType::kI8, Pattern(), DType::kF8E4M3, 1), Error);
 }
 
 TEST(KvCache, CountsBytesAndRefusesNonsense) {
