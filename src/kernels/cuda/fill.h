@@ -15,4 +15,7 @@ namespace slidesparse::cuda {
 // Returns a cudaError_t.
 int fill_random(DType dtype, void* to, std::int64_t count, std::uint64_t seed, void* stream);
 
+// A kernel of one thread that does nothing: what a launch costs by itself. Returns a cudaError_t.
+int launch_nothing(void* stream);
+
 }  // namespace slidesparse::cuda
