@@ -98,6 +98,17 @@ __device__ inline void store_vector(const QuantizePlan& p, std::int64_t row, std
   }
 }
 
+// The four lanes from `from` on as the i-th window of a 16-byte piece.
+template <typename Source>
+__device__ inline void put_window(std::uint32_t (&words)[4], int i, const Source& source, int from) {
+  if constexpr (sizeof(typename Source::Element) == 1) {
+    words[i] = source.pair(from) | source.pair(from + 2) << 16;
+  } else {
+    words[2 * i] = source.pair(from);
+    words[2 * i + 1] = source.pair(from + 2);
+  }
+}
+
 // Writes one output row, lifted or gathered, from `source`, which has lane(i) and pair(i) for even i: code
 // elements of input lanes, zero behind k. Called by `threads` threads, this one being number t.
 template <Codes C, typename Source>
@@ -111,24 +122,19 @@ __device__ inline void write_row(const QuantizePlan& p, std::int64_t row, const 
        lane += static_cast<std::int64_t>(threads) * kLanes) {
     std::uint32_t words[4] = {};
     if (a.lift != 0) {
-      const int windows_a_group = a.lift - 1;
-      const int window = static_cast<int>(lane / 4);
-      int group = static_cast<int>(__umulhi(static_cast<std::uint32_t>(window), p.window_magic));
-      int within = window - group * windows_a_group;
+      // Window w of a row begins at lane g * 2N + 2 (w - g (N - 1)) = 2 (w + g), g = w / (N - 1).
+      const auto window = static_cast<std::uint32_t>(lane / 4);
+      const auto from = [&](std::uint32_t w) {
+        return static_cast<int>(2 * (w + __umulhi(w, p.window_magic)));
+      };
+      if (window + kLanes / 4 <= static_cast<std::uint32_t>(p.windows)) {
 #pragma unroll
-      for (int i = 0; i < kLanes / 4; ++i) {
-        if (window + i < p.windows) {
-          const int from = group * 2 * a.lift + 2 * within;
-          if constexpr (sizeof(Element) == 1) {
-            words[i] = source.pair(from) | source.pair(from + 2) << 16;
-          } else {
-            words[2 * i] = source.pair(from);
-            words[2 * i + 1] = source.pair(from + 2);
-          }
-        }
-        if (++within == windows_a_group) {
-          within = 0;
-          ++group;
+        for (int i = 0; i < kLanes / 4; ++i) put_window<Source>(words, i, source, from(window + i));
+      } else {
+#pragma unroll
+        for (int i = 0; i < kLanes / 4; ++i) {
+          if (window + i < static_cast<std::uint32_t>(p.windows))
+            put_window<Source>(words, i, source, from(window + i));
         }
       }
     } else {

@@ -9,6 +9,8 @@
 // when they are lifted or gathered, through shared memory.
 namespace slidesparse::cuda {
 
+constexpr int kMostBlockRows = 4;
+
 template <typename T>
 struct StagedCodes {
   using Element = T;
@@ -93,7 +95,17 @@ __device__ inline uint4 silu_vector(const uint4& gate, const uint4& up) {
                     silu_pair(gate.w, up.w));
 }
 
-// The largest magnitude of a row's BF16 bits, for all its threads. `partial` has 32 words a row.
+// All threads of one row of the block (at most 15 rows).
+__device__ inline void row_barrier() {
+  if (blockDim.x == 32) {
+    __syncwarp();
+  } else {
+    asm volatile("bar.sync %0, %1;" ::"r"(threadIdx.y + 1), "r"(blockDim.x) : "memory");
+  }
+}
+
+// The largest magnitude of a row's BF16 bits, for all its threads. `partial`: 32 words that nobody reads any
+// more.
 template <int kDepth>
 __device__ inline std::uint32_t largest_of_row(const uint4 (&v)[kDepth], std::uint32_t* partial) {
   std::uint32_t pairs = 0;
@@ -108,21 +120,74 @@ __device__ inline std::uint32_t largest_of_row(const uint4 (&v)[kDepth], std::ui
   if (blockDim.x == 32) return largest;
   const int lane = threadIdx.x % 32;
   if (lane == 0) partial[threadIdx.x / 32] = largest;
-  __syncthreads();
+  row_barrier();
   largest = lane < static_cast<int>(blockDim.x / 32) ? partial[lane] : 0u;
   return __reduce_max_sync(0xffffffffu, largest);
 }
 
+// From the BF16 values of a row to its codes and scale. `shared`: p.row_bytes that nobody reads any more.
+template <Codes C, int kDepth>
+__device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, const uint4 (&v)[kDepth],
+                                  std::uint8_t* shared, std::uint32_t* partial) {
+  using Element = std::conditional_t<C == Codes::kBF16, std::uint16_t, std::uint8_t>;
+  const QuantizeArgs& a = p.args;
+  const bool written = row < p.rows;
+  TokenScale token{0.0f, 0.0f, true};
+  if constexpr (C != Codes::kBF16) {
+    token = token_scale(largest_of_row(v, partial), kDivisor<C>);
+    if (threadIdx.x == 0 && written) a.scale[row] = token.scale;
+  }
+
+  if (p.staged == 0) {
+    if (!written) return;
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const int i = s * blockDim.x + threadIdx.x;
+      if (i >= p.vectors) continue;
+      uint4 piece = v[s];
+      if constexpr (C != Codes::kBF16) {
+        const uint2 codes = codes_of<C>(v[s], token);
+        piece = make_uint4(codes.x, codes.y, 0, 0);
+      }
+      store_vector<C>(p, row, 8 * static_cast<std::int64_t>(i), piece);
+    }
+    for (std::int64_t lane = 8 * (static_cast<std::int64_t>(p.vectors) + threadIdx.x); lane < a.ldq;
+         lane += 8 * static_cast<std::int64_t>(blockDim.x)) {
+      store_vector<C>(p, row, lane, make_uint4(0, 0, 0, 0));
+    }
+    return;
+  }
+
+  Element* const codes = reinterpret_cast<Element*>(shared);
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    const int i = s * blockDim.x + threadIdx.x;
+    if (8 * i >= p.staged) continue;
+    if constexpr (C == Codes::kBF16) {
+      reinterpret_cast<uint4*>(codes)[i] = v[s];
+    } else {
+      reinterpret_cast<uint2*>(codes)[i] = codes_of<C>(v[s], token);
+    }
+  }
+  for (int i = 8 * kDepth * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x); i < p.staged;
+       i += static_cast<int>(blockDim.x)) {
+    codes[i] = 0;
+  }
+  row_barrier();
+  if (written) {
+    write_row<C>(p, row, StagedCodes<Element>{codes}, static_cast<int>(threadIdx.x),
+                 static_cast<int>(blockDim.x));
+  }
+}
+
 template <Producer kProducer, Codes C, int kDepth>
 __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ QuantizePlan p) {
-  using Element = std::conditional_t<C == Codes::kBF16, std::uint16_t, std::uint8_t>;
   extern __shared__ __align__(16) std::uint8_t shared[];
-  __shared__ std::uint32_t partials[4][32];
-  __shared__ float inverses[4];
+  __shared__ std::uint32_t partials[kMostBlockRows][32];
+  __shared__ float inverses[kMostBlockRows];
   const QuantizeArgs& a = p.args;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const bool live = row < a.m;
-  const bool written = row < p.rows;
   std::uint8_t* row_shared = shared + static_cast<std::int64_t>(threadIdx.y) * p.row_bytes;
 
   uint4 v[kDepth];
@@ -155,7 +220,7 @@ __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ Qu
     if (p.vectors + static_cast<int>(threadIdx.x) < whole) {
       vectors[p.vectors + threadIdx.x] = make_uint4(0, 0, 0, 0);
     }
-    __syncthreads();
+    row_barrier();
     if (threadIdx.x < 32) {
       SquareSum squares;
       squares.add(reinterpret_cast<const std::uint16_t*>(row_shared), whole / 4);
@@ -164,7 +229,7 @@ __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ Qu
     }
     uint4 weight[kDepth];
     load_row(static_cast<const std::uint16_t*>(a.norm_weight), p, live, weight);
-    __syncthreads();
+    row_barrier();
     const float inverse = inverses[threadIdx.y];
 #pragma unroll
     for (int s = 0; s < kDepth; ++s) {
@@ -178,53 +243,8 @@ __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ Qu
     }
   }
 
-  TokenScale token{0.0f, 0.0f, true};
-  if constexpr (C != Codes::kBF16) {
-    token = token_scale(largest_of_row(v, partials[threadIdx.y]), kDivisor<C>);
-    if (threadIdx.x == 0 && written) a.scale[row] = token.scale;
-  }
-
-  if (p.staged == 0) {
-    if (!written) return;
-#pragma unroll
-    for (int s = 0; s < kDepth; ++s) {
-      const int i = s * blockDim.x + threadIdx.x;
-      if (i >= p.vectors) continue;
-      uint4 piece = v[s];
-      if constexpr (C != Codes::kBF16) {
-        const uint2 codes = codes_of<C>(v[s], token);
-        piece = make_uint4(codes.x, codes.y, 0, 0);
-      }
-      store_vector<C>(p, row, 8 * static_cast<std::int64_t>(i), piece);
-    }
-    for (std::int64_t lane = 8 * (static_cast<std::int64_t>(p.vectors) + threadIdx.x); lane < a.ldq;
-         lane += 8 * static_cast<std::int64_t>(blockDim.x)) {
-      store_vector<C>(p, row, lane, make_uint4(0, 0, 0, 0));
-    }
-    return;
-  }
-
-  // The norm's copy of the row in shared memory was read before the barrier in front of `inverses`.
-  Element* const codes = reinterpret_cast<Element*>(row_shared);
-#pragma unroll
-  for (int s = 0; s < kDepth; ++s) {
-    const int i = s * blockDim.x + threadIdx.x;
-    if (8 * i >= p.staged) continue;
-    if constexpr (C == Codes::kBF16) {
-      reinterpret_cast<uint4*>(codes)[i] = v[s];
-    } else {
-      reinterpret_cast<uint2*>(codes)[i] = codes_of<C>(v[s], token);
-    }
-  }
-  for (int i = 8 * kDepth * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x); i < p.staged;
-       i += static_cast<int>(blockDim.x)) {
-    codes[i] = 0;
-  }
-  __syncthreads();
-  if (written) {
-    write_row<C>(p, row, StagedCodes<Element>{codes}, static_cast<int>(threadIdx.x),
-                 static_cast<int>(blockDim.x));
-  }
+  // The norm's copy in shared memory was read before the barrier in front of `inverses`.
+  finish_row<C>(p, row, v, row_shared, partials[threadIdx.y]);
 }
 
 template <Producer kProducer, Codes C, int kDepth>
