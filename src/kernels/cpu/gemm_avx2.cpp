@@ -33,7 +33,7 @@ constexpr Shuffles make_shuffles(Pattern pattern, int size, int first_lane, int 
       const int at = (lane - first_lane) * size;
       if (at >= 0 && at < 16) {
         for (int byte = 0; byte < size; ++byte) {
-          shuffle[static_cast<std::size_t>(at + byte)] =
+          shuffle[static_cast<std::size_t>(at) + static_cast<std::size_t>(byte)] =
               static_cast<std::uint8_t>((value - first_value) * size + byte);
         }
       }
