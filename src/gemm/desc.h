@@ -29,6 +29,7 @@ struct GemmDesc {
   Pattern pattern;
   Layout layout = Layout::kDense;  // of the stored weights
   bool bias = false;
+  DType bias_dtype = DType::kF32;  // as stored; BF16 lets a library add it itself without rounding it
   std::int64_t ldx = 0;    // row stride of X in elements; 0: k
   std::int64_t ldout = 0;  // row stride of D in elements; 0: n
   Device device;

@@ -2,6 +2,13 @@
 #include "core/text.h"
 #include "gemm/backends/cpu.h"
 #include "gemm/backends/reference.h"
+#ifdef SLIDESPARSE_HAVE_CUDA
+#include "gemm/backends/cublaslt.h"
+#include "gemm/backends/cutlass.h"
+#endif
+#ifdef SLIDESPARSE_HAVE_CUSPARSELT
+#include "gemm/backends/cusparselt.h"
+#endif
 
 namespace slidesparse {
 
@@ -16,7 +23,22 @@ std::vector<KernelDesc> Backend::candidates(const GemmDesc& desc) const {
 const std::vector<const Backend*>& backends() {
   static const CpuBackend kCpu;
   static const ReferenceBackend kReference;
-  static const std::vector<const Backend*> kList{&kCpu, &kReference};
+  static const std::vector<const Backend*> kList = [] {
+    std::vector<const Backend*> list;
+#ifdef SLIDESPARSE_HAVE_CUDA
+    static const CutlassBackend kCutlass;
+    static const CublasLtBackend kCublasLt;
+    list.push_back(&kCutlass);
+    list.push_back(&kCublasLt);
+#endif
+#ifdef SLIDESPARSE_HAVE_CUSPARSELT
+    static const CusparseLtBackend kCusparseLt;
+    list.push_back(&kCusparseLt);
+#endif
+    list.push_back(&kCpu);
+    list.push_back(&kReference);
+    return list;
+  }();
   return kList;
 }
 

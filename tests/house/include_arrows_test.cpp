@@ -34,7 +34,7 @@ const std::map<std::string, std::set<std::string>> kArrows{
 // Vendor headers and the folders that may see them ("*" in a set: anybody's .cpp file, but nobody's public
 // header).
 const std::map<std::string, std::set<std::string>> kVendors{
-    {"nlohmann/", {"io", "model", "convert", "engine", "cli"}},
+    {"nlohmann/", {"io", "gemm", "model", "convert", "engine", "cli"}},
     {"CLI/", {"cli"}},
     {"dnnl", {"gemm"}},
     {"pcre2", {"io"}},
@@ -43,6 +43,11 @@ const std::map<std::string, std::set<std::string>> kVendors{
     {"omp.h", {"core"}},
     {"spdlog/", {"core"}},
     {"immintrin.h", {"core", "format", "prune", "quant", "kernels"}},
+    {"cuda_", {"core", "kernels", "gemm"}},
+    {"cublas", {"gemm"}},
+    {"cusparse", {"gemm"}},
+    {"cutlass/", {"gemm"}},
+    {"cute/", {"gemm"}},
 };
 
 struct Include {
@@ -131,8 +136,11 @@ TEST(IncludeArrows, ForbiddenArrowsAreFound) {
   const std::vector<Include> bad{{"core", "model", "model/model.h", "core/x.h:1", false},
                                  {"format", "", "dnnl.hpp", "format/x.cpp:2", false},
                                  {"io", "", "nlohmann/json.hpp", "io/x.h:3", true},
+                                 {"ops", "", "cublasLt.h", "ops/x.cpp:5", false},
+                                 {"kernels", "", "cutlass/cutlass.h", "kernels/x.cu:6", false},
+                                 {"model", "", "cuda_runtime_api.h", "model/x.cpp:7", false},
                                  {"attic", "core", "core/fail.h", "attic/x.h:4", false}};
-  EXPECT_EQ(violations(bad).size(), 4u);
+  EXPECT_EQ(violations(bad).size(), 7u);
   EXPECT_THAT(violations({{"model", "ops", "ops/linear.h", "model/x.cpp:1", false}}), testing::IsEmpty());
 }
 

@@ -1,8 +1,12 @@
 #include "gemm/backends/common.h"
 
+#include <algorithm>
+#include <charconv>
+
 #include "core/checked.h"
 #include "core/fail.h"
 #include "core/numeric.h"
+#include "core/text.h"
 #include "slidesparse/format/split.h"
 
 namespace slidesparse {
@@ -43,7 +47,6 @@ bool fits(std::int64_t rows, std::int64_t stride) {
 }  // namespace
 
 Feasibility check_problem(const GemmDesc& desc) {
-  if (desc.device.kind != DeviceKind::kCpu) return Feasibility::no("runs on the CPU only");
   if (desc.m < 0 || desc.n < 1 || desc.k < 1) {
     return Feasibility::no(fmt::format("M={} N={} K={} is no matrix product", desc.m, desc.n, desc.k));
   }
@@ -76,6 +79,11 @@ Feasibility check_problem(const GemmDesc& desc) {
   return {};
 }
 
+Feasibility check_cpu_problem(const GemmDesc& desc) {
+  if (desc.device.kind != DeviceKind::kCpu) return Feasibility::no("runs on the CPU only");
+  return check_problem(desc);
+}
+
 void check_source(const WeightSource& source, const GemmDesc& desc) {
   const bool same = source.layout == desc.layout && source.dtype == desc.w && source.n == desc.n &&
                     source.k == desc.k && (desc.layout == Layout::kDense || source.pattern == desc.pattern);
@@ -87,6 +95,8 @@ void check_source(const WeightSource& source, const GemmDesc& desc) {
           "{}: scales belong to 8-bit weights, and only to them", desc.to_string());
   require((source.bias != nullptr) == desc.bias, "{}: bias is {} but was {}", desc.to_string(),
           source.bias != nullptr ? "there" : "missing", desc.bias ? "promised" : "not expected");
+  require(!desc.bias || desc.bias_dtype != DType::kBF16 || source.bias_dtype == DType::kBF16,
+          "{}: bias is {} but BF16 was promised", desc.to_string(), dtype_name(source.bias_dtype));
   if (desc.layout == Layout::kSplit) {
     require(static_cast<std::int64_t>(source.perm.size()) == desc.k, "{}: permutation of {} channels",
             desc.to_string(), source.perm.size());
@@ -138,6 +148,38 @@ std::int64_t stored_bytes(const GemmDesc& desc) {
   const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
   return desc.n * (stored_values_per_row(desc) * element + stored_code_bytes_per_row(desc)) +
          vector_bytes(desc);
+}
+
+std::vector<std::pair<std::string, std::string>> parse_config(std::string_view text) {
+  std::vector<std::pair<std::string, std::string>> words;
+  std::string_view left = text;
+  while (!left.empty()) {
+    const auto space = left.find(' ');
+    const std::string_view word = left.substr(0, space);
+    left = space == std::string_view::npos ? std::string_view() : left.substr(space + 1);
+    const auto equals = word.find('=');
+    if (equals == std::string_view::npos || equals == 0 ||
+        (space != std::string_view::npos && left.empty())) {
+      fail_input("kernel settings \"{}\": words like algo=12, one space between them, were expected",
+                 printable(text));
+    }
+    std::string key(word.substr(0, equals));
+    if (std::any_of(words.begin(), words.end(), [&](const auto& known) { return known.first == key; }))
+      fail_input("kernel settings \"{}\" name {} twice", printable(text), printable(key));
+    words.emplace_back(std::move(key), std::string(word.substr(equals + 1)));
+  }
+  return words;
+}
+
+std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest) {
+  const auto& [key, value] = word;
+  std::int64_t number = -1;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < 0 || number > largest) {
+    fail_input("kernel setting {}={}: a number from 0 to {} was expected", printable(key), printable(value),
+               largest);
+  }
+  return number;
 }
 
 }  // namespace slidesparse

@@ -1,15 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gemm/backend.h"
 
 namespace slidesparse {
 
-// What every CPU backend asks of a problem: sizes, strides, types and layout that belong together. INT8 sums
-// must fit in 32 bits, so K is limited there.
+// What every backend asks of a problem: sizes, strides, types and layout that belong together. INT8 sums must
+// fit in 32 bits, so K is limited there. CUDA backends add check_cuda_problem().
 Feasibility check_problem(const GemmDesc& desc);
+// The same for a problem that has to be on the CPU.
+Feasibility check_cpu_problem(const GemmDesc& desc);
 
 // Throws kInternal unless the weights are those that the problem names, with all their parts.
 void check_source(const WeightSource& source, const GemmDesc& desc);
@@ -39,5 +44,11 @@ std::int64_t stored_bytes(const GemmDesc& desc);
 // Elements and code bytes of one stored row.
 std::int64_t stored_values_per_row(const GemmDesc& desc);
 std::int64_t stored_code_bytes_per_row(const GemmDesc& desc);
+
+// KernelDesc::config of the libraries: words "key=value" with one space between them. Throws kInput when it
+// is anything else, or names a key twice.
+std::vector<std::pair<std::string, std::string>> parse_config(std::string_view text);
+// The value of one word as a number in 0 .. `largest`; throws kInput.
+std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest);
 
 }  // namespace slidesparse

@@ -11,6 +11,10 @@ namespace slidesparse {
 // BF16 or FP32 output.
 Feasibility check_cuda_problem(const GemmDesc& desc);
 
+// Throws kInput when a pointer of a run is missing or not on a boundary of so many bytes.
+void check_cuda_args(const GemmDesc& desc, const GemmArgs& args, std::int64_t x_alignment,
+                     std::int64_t out_alignment);
+
 // The matrix that a library multiplies: the stored one with its zeros, or the slid one with its zeros,
 // lifted_k(k) wide.
 enum class CudaForm { kDense, kSlid };

@@ -94,7 +94,7 @@ std::vector<KernelDesc> ReferenceBackend::kernels() const {
 }
 
 Feasibility ReferenceBackend::feasible(const GemmDesc& desc, const KernelDesc&) const {
-  return check_problem(desc);
+  return check_cpu_problem(desc);
 }
 
 Footprint ReferenceBackend::footprint(const GemmDesc& desc, const KernelDesc&) const {

@@ -1,0 +1,67 @@
+#include "gemm/backends/cublaslt_library.h"
+
+#include "core/fail.h"
+
+namespace slidesparse {
+namespace {
+
+constexpr const char* kName = "libcublasLt.so.13";
+constexpr std::size_t kMajor = 13;
+
+template <typename Function>
+void resolve(const SharedLibrary& library, const char* name, Function& function, std::string& reason) {
+  function = reinterpret_cast<Function>(library.symbol(name));
+  if (function == nullptr && reason.empty()) reason = fmt::format("{} has no {}", library.path(), name);
+}
+
+}  // namespace
+
+CublasLtLibrary::CublasLtLibrary(std::string_view option) : library_(option, {kName}) {
+  if (!library_.found()) {
+    reason_ = fmt::format("cuBLASLt {} was not found: {}", kMajor, library_.reason());
+    return;
+  }
+  resolve(library_, "cublasLtGetVersion", get_version, reason_);
+  if (get_version == nullptr) return;
+  const std::size_t number = get_version();
+  version_ = fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
+  if (number / 10000 != kMajor) {
+    reason_ = fmt::format("{} is cuBLASLt {}: {}.x is needed", library_.path(), version_, kMajor);
+    return;
+  }
+  resolve(library_, "cublasLtCreate", create, reason_);
+  resolve(library_, "cublasLtGetStatusName", status_name, reason_);
+  resolve(library_, "cublasLtMatmul", matmul, reason_);
+  resolve(library_, "cublasLtMatmulDescInit_internal", desc_init, reason_);
+  resolve(library_, "cublasLtMatmulDescSetAttribute", desc_set, reason_);
+  resolve(library_, "cublasLtMatrixLayoutInit_internal", layout_init, reason_);
+  resolve(library_, "cublasLtMatmulPreferenceInit_internal", preference_init, reason_);
+  resolve(library_, "cublasLtMatmulPreferenceSetAttribute", preference_set, reason_);
+  resolve(library_, "cublasLtMatmulAlgoGetHeuristic", heuristic, reason_);
+  resolve(library_, "cublasLtMatmulAlgoInit", algo_init, reason_);
+  resolve(library_, "cublasLtMatmulAlgoCheck", algo_check, reason_);
+  resolve(library_, "cublasLtMatmulAlgoConfigSetAttribute", algo_set, reason_);
+  resolve(library_, "cublasLtMatmulAlgoConfigGetAttribute", algo_get, reason_);
+}
+
+void CublasLtLibrary::check(cublasStatus_t status, std::string_view call, std::string_view what) const {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  fail(status == CUBLAS_STATUS_NOT_SUPPORTED ? ErrorKind::kUnsupported : ErrorKind::kInternal,
+       "{}: {} ({}) for {}", call, status_name(status), static_cast<int>(status), what);
+}
+
+const CublasLtLibrary& cublaslt_library() {
+  static const CublasLtLibrary kLibrary(library_paths().cublaslt);
+  return kLibrary;
+}
+
+cublasLtHandle_t cublaslt_handle() {
+  static const cublasLtHandle_t kHandle = [] {
+    cublasLtHandle_t handle = nullptr;
+    cublaslt_library().check(cublaslt_library().create(&handle), "cublasLtCreate", "the first product");
+    return handle;
+  }();
+  return kHandle;
+}
+
+}  // namespace slidesparse

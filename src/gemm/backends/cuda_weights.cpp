@@ -1,0 +1,234 @@
+#include "gemm/backends/cuda_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/cuda/check.h"
+#include "core/cuda/status.h"
+#include "core/cuda/stream.h"
+#include "core/fail.h"
+#include "core/parallel.h"
+#include "gemm/backends/common.h"
+#include "kernels/cuda/expand.h"
+#include "slidesparse/format/pack.h"
+
+namespace slidesparse {
+namespace {
+
+// One chunk of staging, on the host and on the card: long enough for full PCIe speed, short enough that the
+// whole of it is nothing beside a layer. A single row may be longer.
+constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
+
+// Two chunks, so that one is filled on the host while the other is on its way.
+class Staging {
+ public:
+  explicit Staging(std::int64_t bytes) {
+    for (Half& half : halves_) {
+      half.host = PinnedBuffer(bytes);
+      half.device = DeviceBuffer(bytes, "weight staging");
+    }
+  }
+
+  ~Staging() {
+    try {
+      finish();
+    } catch (const Error&) {
+      // Only while another error is on its way already: finish() has been called otherwise.
+    }
+  }
+
+  std::int64_t bytes() const { return halves_[0].host.size(); }
+  void* stream() const { return stream_.handle(); }
+
+  // fill(host) writes at most bytes() and returns how many; use(device) launches what reads them.
+  template <typename Fill, typename Use>
+  void pass(const Fill& fill, const Use& use) {
+    Half& half = halves_[next_];
+    next_ = 1 - next_;
+    half.free.synchronize();
+    const std::int64_t count = fill(half.host.data());
+    copy_to_device(half.device.data(), half.host.data(), count, stream());
+    use(half.device.data());
+    half.free.record(stream());
+  }
+
+  void finish() const { stream_.synchronize(); }
+
+ private:
+  struct Half {
+    PinnedBuffer host;
+    DeviceBuffer device;
+    CudaEvent free;  // what read it is done
+  };
+  CudaStream stream_;
+  std::array<Half, 2> halves_;
+  std::size_t next_ = 0;
+};
+
+void copy_parallel(std::byte* to, const void* from, std::int64_t bytes) {
+  parallel_for(bytes, std::int64_t{1} << 20, [&](std::int64_t begin, std::int64_t end) {
+    std::memcpy(to + begin, static_cast<const std::byte*>(from) + begin,
+                static_cast<std::size_t>(end - begin));
+  });
+}
+
+// The card reads codes without asking: a damaged one must not get there.
+void validate_codes(const WeightSource& source, const GemmDesc& desc) {
+  const std::int64_t value_bytes =
+      desc.pattern.values_per_row(desc.k) * static_cast<std::int64_t>(dtype_size(desc.w));
+  const std::int64_t code_bytes = desc.pattern.code_bytes_per_row(desc.k);
+  std::atomic<bool> damaged = false;
+  parallel_for(desc.n, 64, [&](std::int64_t begin, std::int64_t end) {
+    const PackedView part{desc.pattern,
+                          desc.w,
+                          end - begin,
+                          desc.k,
+                          static_cast<const std::byte*>(source.values) + begin * value_bytes,
+                          source.codes + begin * code_bytes};
+    try {
+      validate_packed(part);
+    } catch (const Error&) {
+      damaged = true;
+    }
+  });
+  // Once more from the top for a message with the right row.
+  if (damaged)
+    validate_packed({desc.pattern, desc.w, desc.n, desc.k, source.values, source.codes}, "weights");
+}
+
+void upload_rows(const WeightSource& source, const GemmDesc& desc, CudaForm form, Staging& staging,
+                 CudaWeights& weights) {
+  const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
+  const std::int64_t value_bytes = stored_values_per_row(desc) * element;
+  const std::int64_t code_bytes = stored_code_bytes_per_row(desc);
+  // Codes stand behind the values of a chunk, on a boundary of 256 bytes.
+  const std::int64_t rows_per_chunk =
+      std::max<std::int64_t>(1, (staging.bytes() - 256) / (value_bytes + code_bytes));
+  for (std::int64_t first = 0; first < desc.n; first += rows_per_chunk) {
+    const std::int64_t rows = std::min(rows_per_chunk, desc.n - first);
+    const bool last = first + rows == desc.n;
+    const std::int64_t rows_written = last ? weights.n_padded - first : rows;
+    const std::int64_t codes_at = round_up(rows * value_bytes, 256);
+    staging.pass(
+        [&](std::byte* host) {
+          copy_parallel(host, static_cast<const std::byte*>(source.values) + first * value_bytes,
+                        rows * value_bytes);
+          if (code_bytes == 0) return rows * value_bytes;
+          copy_parallel(host + codes_at, source.codes + first * code_bytes, rows * code_bytes);
+          return codes_at + rows * code_bytes;
+        },
+        [&](std::byte* device) {
+          std::byte* to = weights.values.data() + first * weights.ld * element;
+          if (desc.layout == Layout::kDense) {
+            cuda_check(cuda::pad_dense(device, static_cast<int>(element), rows, desc.k, to, weights.ld,
+                                       rows_written, staging.stream()),
+                       "pad_dense", desc.to_string());
+            return;
+          }
+          const cuda::PackedRows packed{device,
+                                        reinterpret_cast<const std::uint8_t*>(device) + codes_at,
+                                        static_cast<int>(element),
+                                        desc.pattern.half_group(),
+                                        rows,
+                                        desc.k};
+          const auto expand = form == CudaForm::kSlid ? cuda::expand_slid : cuda::expand_dense;
+          cuda_check(expand(packed, to, weights.ld, rows_written, staging.stream()), "expand",
+                     desc.to_string());
+        });
+  }
+}
+
+// Scales or bias in FP32, zero behind n.
+DeviceBuffer upload_vector(const void* from, DType dtype, const GemmDesc& desc, std::int64_t n_padded,
+                           std::string_view name, Staging& staging) {
+  const auto element = static_cast<std::int64_t>(dtype_size(dtype));
+  require(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16, "{} cannot be {}", name,
+          dtype_name(dtype));
+  DeviceBuffer vector(n_padded * static_cast<std::int64_t>(sizeof(float)), name);
+  const std::int64_t count_per_chunk = staging.bytes() / element;
+  for (std::int64_t first = 0; first < desc.n; first += count_per_chunk) {
+    const std::int64_t count = std::min(count_per_chunk, desc.n - first);
+    const std::int64_t written = first + count == desc.n ? n_padded - first : count;
+    staging.pass(
+        [&](std::byte* host) {
+          std::memcpy(host, static_cast<const std::byte*>(from) + first * element,
+                      static_cast<std::size_t>(count * element));
+          return count * element;
+        },
+        [&](const std::byte* device) {
+          cuda_check(cuda::widen_vector(device, static_cast<int>(dtype), count, vector.as<float>() + first,
+                                        written, staging.stream()),
+                     "widen_vector", desc.to_string());
+        });
+  }
+  return vector;
+}
+
+}  // namespace
+
+Feasibility check_cuda_problem(const GemmDesc& desc) {
+  if (desc.device.kind != DeviceKind::kCuda) return Feasibility::no("runs on NVIDIA GPUs only");
+  const CudaStatus& status = cuda_status();
+  if (!status.available) return Feasibility::no(status.reason);
+  if (desc.device.index < 0 || desc.device.index >= static_cast<int>(status.devices.size())) {
+    return Feasibility::no(
+        fmt::format("card {} of {} does not exist", desc.device.index, status.devices.size()));
+  }
+  return check_problem(desc);
+}
+
+void check_cuda_args(const GemmDesc& desc, const GemmArgs& args, std::int64_t x_alignment,
+                     std::int64_t out_alignment) {
+  const auto check = [&](const void* pointer, const char* name, std::int64_t alignment) {
+    if (pointer == nullptr) fail_input("{}: no {}", desc.to_string(), name);
+    if (reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(alignment) != 0) {
+      fail_input("{}: {} at {} is not on a boundary of {} bytes", desc.to_string(), name, fmt::ptr(pointer),
+                 alignment);
+    }
+  };
+  check(args.x, "x", x_alignment);
+  check(args.out, "out", out_alignment);
+  if (desc.x != DType::kBF16) check(args.x_scale, "x_scale", sizeof(float));
+}
+
+CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
+                           std::int64_t n_padded) {
+  check_source(source, desc);
+  if (desc.layout == Layout::kSplit) {
+    fail(ErrorKind::kUnsupported, "{}: split weights have no form that a library multiplies",
+         desc.to_string());
+  }
+  if (form == CudaForm::kSlid && desc.layout != Layout::kPacked) {
+    fail(ErrorKind::kUnsupported,
+         "{}: only packed weights can be slid; pack them first (slidesparse convert)", desc.to_string());
+  }
+  if (desc.layout == Layout::kDense && !desc.pattern.is_dense()) {
+    fail(ErrorKind::kUnsupported,
+         "{}: weights with a pattern come packed; pack them first (slidesparse convert)", desc.to_string());
+  }
+  const std::int64_t width = form == CudaForm::kSlid ? desc.pattern.lifted_k(desc.k) : desc.k;
+  require(ld >= width && n_padded >= desc.n, "{}: {} x {} does not fit in {} x {}", desc.to_string(), desc.n,
+          width, n_padded, ld);
+  if (desc.layout == Layout::kPacked) validate_codes(source, desc);
+
+  const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
+  CudaWeights weights;
+  weights.n_padded = n_padded;
+  weights.ld = ld;
+  weights.values = DeviceBuffer(n_padded * ld * element, "weights");
+  const std::int64_t row_bytes = stored_values_per_row(desc) * element + stored_code_bytes_per_row(desc);
+  Staging staging(std::max(kChunkBytes, row_bytes + 256));
+  upload_rows(source, desc, form, staging, weights);
+  if (source.scales != nullptr)
+    weights.scales =
+        upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", staging);
+  if (source.bias != nullptr)
+    weights.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", staging);
+  staging.finish();
+  return weights;
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,453 @@
+#include "gemm/backends/cusparselt.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/buffer.h"
+#include "core/checked.h"
+#include "core/cuda/check.h"
+#include "core/cuda/status.h"
+#include "core/cuda/stream.h"
+#include "core/fail.h"
+#include "core/text.h"
+#include "gemm/backends/common.h"
+#include "gemm/backends/cuda_tiles.h"
+#include "gemm/backends/cuda_weights.h"
+#include "gemm/backends/cusparselt_library.h"
+#include "kernels/cuda/tail.h"
+
+// D^T[n, m] = W'[n, K'] X'[m, K']^T with W' structured and row-major, X' row-major and transposed, and D^T
+// column-major, which is D[m, n] row-major.
+namespace slidesparse {
+namespace {
+
+constexpr std::int64_t kStructuredStep = 32;  // rows and columns of a structured 8-bit matrix
+constexpr std::int64_t kDenseStep = 16;       // rows and columns of a dense one
+constexpr std::uint32_t kAlignment = 16;      // bytes
+
+struct Method {
+  const char* name;
+  DType w;
+  cudaDataType sums;  // what the library writes for the tail
+  bool alpha_vector;  // it applies the channel scales
+  bool two_roundings;
+};
+
+// KernelDesc::id is the index.
+constexpr std::array<Method, 6> kMethods{{
+    {"cusparselt F8_E4M3 F32+tail", DType::kF8E4M3, CUDA_R_32F, false, false},
+    {"cusparselt F8_E4M3 BF16+tail", DType::kF8E4M3, CUDA_R_16BF, false, true},
+    {"cusparselt F8_E4M3 alpha BF16+tail", DType::kF8E4M3, CUDA_R_16BF, true, true},
+    {"cusparselt I8 I32+tail", DType::kI8, CUDA_R_32I, false, false},
+    {"cusparselt I8 BF16+tail", DType::kI8, CUDA_R_16BF, false, true},
+    {"cusparselt I8 alpha BF16+tail", DType::kI8, CUDA_R_16BF, true, true},
+}};
+
+const Method& method_of(const KernelDesc& kernel) {
+  require(kernel.backend == "cusparselt" && kernel.id >= 0 && kernel.id < static_cast<int>(kMethods.size()),
+          "{} {} is no kernel of cusparselt", kernel.backend, kernel.id);
+  return kMethods[static_cast<std::size_t>(kernel.id)];
+}
+
+DType tail_dtype(cudaDataType type) {
+  return type == CUDA_R_32I ? DType::kI32 : type == CUDA_R_32F ? DType::kF32 : DType::kBF16;
+}
+
+cudaDataType operand_type(DType dtype) {
+  return dtype == DType::kI8 ? CUDA_R_8I : CUDA_R_8F_E4M3;
+}
+
+struct Sizes {
+  std::int64_t m_padded = 0;
+  std::int64_t n_padded = 0;
+  std::int64_t k_padded = 0;
+  TokenTiles tiles;
+  std::int64_t sums_bytes = 0;
+};
+
+Sizes sizes_of(const GemmDesc& desc, const Method& method) {
+  Sizes sizes;
+  sizes.m_padded = round_up(desc.m, kDenseStep);
+  sizes.n_padded = round_up(desc.n, kStructuredStep);
+  sizes.k_padded = round_up(desc.pattern.lifted_k(desc.k), kStructuredStep);
+  const auto element = static_cast<std::int64_t>(dtype_size(tail_dtype(method.sums)));
+  sizes.tiles = tiles_for_sums(desc.m, sizes.n_padded * element, 64);
+  sizes.sums_bytes = round_up(round_up(sizes.tiles.rows, kDenseStep) * sizes.n_padded * element, 256);
+  return sizes;
+}
+
+void check(cusparseStatus_t status, std::string_view call, const GemmDesc& desc) {
+  if (status != CUSPARSE_STATUS_SUCCESS) cusparselt_library().check(status, call, desc.to_string());
+}
+
+// A descriptor that is given back with its owner. Neither copied nor moved: plans point at it.
+class Matrix {
+ public:
+  Matrix() = default;
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+  ~Matrix() {
+    if (made_) cusparselt_library().mat_destroy(&descriptor_);
+  }
+
+  // W', row-major.
+  void init_structured(const GemmDesc& desc, const Sizes& sizes) {
+    check(cusparselt_library().structured_init(
+              cusparselt_handle(), &descriptor_, sizes.n_padded, sizes.k_padded, sizes.k_padded, kAlignment,
+              operand_type(desc.w), CUSPARSE_ORDER_ROW, CUSPARSELT_SPARSITY_50_PERCENT),
+          "cusparseLtStructuredDescriptorInit", desc);
+    made_ = true;
+  }
+
+  void init_dense(const GemmDesc& desc, std::int64_t rows, std::int64_t columns, std::int64_t ld,
+                  cudaDataType type, cusparseOrder_t order) {
+    check(cusparselt_library().dense_init(cusparselt_handle(), &descriptor_, rows, columns, ld, kAlignment,
+                                          type, order),
+          "cusparseLtDenseDescriptorInit", desc);
+    made_ = true;
+  }
+
+  const cusparseLtMatDescriptor_t* get() const { return &descriptor_; }
+
+ private:
+  cusparseLtMatDescriptor_t descriptor_{};
+  bool made_ = false;
+};
+
+// The library's plan for `m` tokens (padded here) and everything it points at.
+class Product {
+ public:
+  Product(const GemmDesc& desc, const Method& method, const Sizes& sizes, std::int64_t m,
+          const std::optional<CusparseLtConfig>& config) {
+    const CusparseLtLibrary& library = cusparselt_library();
+    const std::int64_t tokens = round_up(m, kDenseStep);
+    w_.init_structured(desc, sizes);
+    x_.init_dense(desc, tokens, sizes.k_padded, sizes.k_padded, operand_type(desc.w), CUSPARSE_ORDER_ROW);
+    d_.init_dense(desc, sizes.n_padded, tokens, sizes.n_padded, method.sums, CUSPARSE_ORDER_COL);
+    check(library.matmul_init(cusparselt_handle(), &operation_, CUSPARSE_OPERATION_NON_TRANSPOSE,
+                              CUSPARSE_OPERATION_TRANSPOSE, w_.get(), x_.get(), d_.get(), d_.get(),
+                              desc.w == DType::kI8 ? CUSPARSE_COMPUTE_32I : CUSPARSE_COMPUTE_32F),
+          "cusparseLtMatmulDescriptorInit", desc);
+    if (method.alpha_vector) {
+      const int on = 1;
+      check(library.matmul_set(cusparselt_handle(), &operation_, CUSPARSELT_MATMUL_ALPHA_VECTOR_SCALING, &on,
+                               sizeof(on)),
+            "cusparseLtMatmulDescSetAttribute", desc);
+    }
+    check(library.alg_init(cusparselt_handle(), &algorithm_, &operation_, CUSPARSELT_MATMUL_ALG_DEFAULT),
+          "cusparseLtMatmulAlgSelectionInit", desc);
+    has_algorithm_ = true;
+    try {
+      if (config) configure(desc, *config);
+      check(library.plan_init(cusparselt_handle(), &plan_, &operation_, &algorithm_),
+            "cusparseLtMatmulPlanInit", desc);
+      has_plan_ = true;
+      std::size_t bytes = 0;
+      check(library.get_workspace(cusparselt_handle(), &plan_, &bytes), "cusparseLtMatmulGetWorkspace", desc);
+      workspace_bytes_ = round_up(static_cast<std::int64_t>(bytes), 256);
+    } catch (...) {
+      destroy();
+      throw;
+    }
+  }
+  Product(const Product&) = delete;
+  Product& operator=(const Product&) = delete;
+  ~Product() { destroy(); }
+
+  const cusparseLtMatmulPlan_t* plan() const { return &plan_; }
+  std::int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  // Of the algorithm in use, and how many ids there are.
+  int algorithm_id(const GemmDesc& desc) const { return attribute(desc, CUSPARSELT_MATMUL_ALG_CONFIG_ID); }
+  int algorithm_count(const GemmDesc& desc) const {
+    return attribute(desc, CUSPARSELT_MATMUL_ALG_CONFIG_MAX_ID);
+  }
+
+ private:
+  void configure(const GemmDesc& desc, const CusparseLtConfig& config) {
+    const auto set = [&](cusparseLtMatmulAlgAttribute_t attribute, const auto& value) {
+      check(cusparselt_library().alg_set(cusparselt_handle(), &algorithm_, attribute, &value, sizeof(value)),
+            "cusparseLtMatmulAlgSetAttribute", desc);
+    };
+    set(CUSPARSELT_MATMUL_ALG_CONFIG_ID, config.alg);
+    if (config.splitk == 1) return;
+    set(CUSPARSELT_MATMUL_SPLIT_K, config.splitk);
+    set(CUSPARSELT_MATMUL_SPLIT_K_MODE, static_cast<cusparseLtSplitKMode_t>(config.mode));
+  }
+
+  int attribute(const GemmDesc& desc, cusparseLtMatmulAlgAttribute_t name) const {
+    int value = 0;
+    check(cusparselt_library().alg_get(cusparselt_handle(), &algorithm_, name, &value, sizeof(value)),
+          "cusparseLtMatmulAlgGetAttribute", desc);
+    return value;
+  }
+
+  void destroy() {
+    if (has_plan_) cusparselt_library().plan_destroy(&plan_);
+    if (has_algorithm_) cusparselt_library().alg_destroy(&algorithm_);
+    has_plan_ = has_algorithm_ = false;
+  }
+
+  Matrix w_, x_, d_;
+  cusparseLtMatmulDescriptor_t operation_{};
+  cusparseLtMatmulAlgSelection_t algorithm_{};
+  cusparseLtMatmulPlan_t plan_{};
+  bool has_algorithm_ = false;
+  bool has_plan_ = false;
+  std::int64_t workspace_bytes_ = 0;
+};
+
+struct CusparseLtState {
+  CusparseLtState(const GemmDesc& desc, const KernelDesc& kernel) : sizes(sizes_of(desc, method_of(kernel))) {
+    if (desc.m == 0) return;
+    const auto config = CusparseLtConfig::parse(kernel.config);
+    full = std::make_unique<Product>(desc, method_of(kernel), sizes, sizes.tiles.rows, config);
+    library_bytes = full->workspace_bytes();
+    if (sizes.tiles.last != sizes.tiles.rows) {
+      last = std::make_unique<Product>(desc, method_of(kernel), sizes, sizes.tiles.last, config);
+      library_bytes = std::max(library_bytes, last->workspace_bytes());
+    }
+  }
+
+  std::int64_t workspace_bytes() const { return sizes.sums_bytes + library_bytes; }
+
+  Sizes sizes;
+  std::unique_ptr<Product> full;  // sizes.tiles.rows tokens; null for M = 0
+  std::unique_ptr<Product> last;  // sizes.tiles.last tokens; null when that is as many
+  std::int64_t library_bytes = 0;
+};
+
+struct CusparseLtWeights : PreparedWeights {
+  std::int64_t allocated_bytes() const override { return compressed.size() + scales.size() + bias.size(); }
+  DeviceBuffer compressed;  // the library's own layout
+  DeviceBuffer scales;      // FP32 [n_padded]
+  DeviceBuffer bias;        // FP32 [n_padded]; empty without
+};
+
+// Bytes of the compressed matrix and of the scratch that compressing takes.
+std::pair<std::size_t, std::size_t> compressed_sizes(const GemmDesc& desc, const Matrix& matrix) {
+  std::size_t bytes = 0, scratch = 0;
+  check(cusparselt_library().compressed_size(cusparselt_handle(), matrix.get(), &bytes, &scratch),
+        "cusparseLtSpMMACompressedSize2", desc);
+  return {bytes, scratch};
+}
+
+}  // namespace
+
+std::string cusparselt_problem(std::string_view option) {
+  return CusparseLtLibrary(option).reason();
+}
+
+std::string CusparseLtConfig::to_string() const {
+  if (splitk == 1) return fmt::format("alg={}", alg);
+  return fmt::format("alg={} splitk={} mode={}", alg, splitk, mode);
+}
+
+std::optional<CusparseLtConfig> CusparseLtConfig::parse(std::string_view text) {
+  if (text.empty()) return {};
+  CusparseLtConfig config;
+  bool has_alg = false;
+  for (const auto& word : parse_config(text)) {
+    if (word.first == "alg") {
+      config.alg = static_cast<int>(config_number(word, INT32_MAX));
+      has_alg = true;
+    } else if (word.first == "splitk") {
+      config.splitk = static_cast<int>(config_number(word, INT32_MAX));
+    } else if (word.first == "mode") {
+      config.mode = static_cast<int>(config_number(word, CUSPARSELT_STREAMK));
+    } else {
+      fail_input("kernel settings \"{}\": cusparselt knows no {}", printable(text), printable(word.first));
+    }
+  }
+  if (!has_alg || config.to_string() != text)
+    fail_input("kernel settings \"{}\": \"alg=12\" or \"alg=12 splitk=2 mode=2\" was expected",
+               printable(text));
+  return config;
+}
+
+Feasibility cusparselt_supports(const GemmDesc& desc, const KernelDesc& kernel, int compute_capability) {
+  const Method& method = method_of(kernel);
+  if (Feasibility general = check_problem(desc); !general.ok) return general;
+  if (method.w != desc.w) return Feasibility::no(fmt::format("for {} weights", dtype_name(method.w)));
+  if (desc.pattern.is_dense()) return Feasibility::no("dense weights are not 2:4, and cannot be slid to it");
+  if (desc.layout != Layout::kPacked) {
+    return Feasibility::no(fmt::format("slides packed weights, these are {}", layout_name(desc.layout)));
+  }
+  if (compute_capability < 80) return Feasibility::no("sparse tensor cores need compute capability 8.0");
+  if (desc.w == DType::kF8E4M3 && compute_capability < 89)
+    return Feasibility::no(fmt::format("FP8 needs compute capability 8.9, this card has {}.{}",
+                                       compute_capability / 10, compute_capability % 10));
+  return {};
+}
+
+Feasibility CusparseLtBackend::available() const {
+  if (!cuda_status().available) return Feasibility::no(cuda_status().reason);
+  if (!cusparselt_library().usable()) return Feasibility::no(cusparselt_library().reason());
+  return {};
+}
+
+std::string CusparseLtBackend::version() const {
+  return cuda_status().available ? cusparselt_library().version() : std::string();
+}
+
+std::vector<KernelDesc> CusparseLtBackend::kernels() const {
+  std::vector<KernelDesc> found;
+  for (std::size_t i = 0; i < kMethods.size(); ++i) {
+    KernelDesc kernel;
+    kernel.backend = "cusparselt";
+    kernel.name = kMethods[i].name;
+    kernel.sparse = true;
+    kernel.two_roundings = kMethods[i].two_roundings;
+    kernel.id = static_cast<int>(i);
+    found.push_back(std::move(kernel));
+  }
+  return found;
+}
+
+std::vector<KernelDesc> CusparseLtBackend::candidates(const GemmDesc& desc) const {
+  std::vector<KernelDesc> found;
+  for (const KernelDesc& kernel : kernels()) {
+    if (!feasible(desc, kernel).ok) continue;
+    if (desc.m == 0) {
+      found.push_back(kernel);
+      continue;
+    }
+    const Method& method = method_of(kernel);
+    const Sizes sizes = sizes_of(desc, method);
+    // Whether the library makes a plan: 30 us on the host, nothing runs.
+    const auto try_config = [&](const CusparseLtConfig& config) {
+      try {
+        const Product product(desc, method, sizes, sizes.tiles.rows, config);
+      } catch (const Error&) {
+        return;  // an id that this problem does not have
+      }
+      found.push_back(kernel);
+      found.back().config = config.to_string();
+      // One kernel adds its parts in the order in which they come.
+      found.back().reproducible = config.mode != CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL;
+    };
+    int preferred = 0, count = 0;
+    try {
+      const Product by_default(desc, method, sizes, sizes.tiles.rows, {});
+      preferred = by_default.algorithm_id(desc);
+      count = by_default.algorithm_count(desc);
+    } catch (const Error&) {
+      continue;  // types that the library does not multiply on this card
+    }
+    try_config({preferred, 1, 0});
+    for (int alg = 0; alg < count; ++alg) {
+      if (alg != preferred) try_config({alg, 1, 0});
+    }
+    for (int alg = 0; alg < count; ++alg) {
+      for (const int mode : {CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL, CUSPARSELT_SPLIT_K_MODE_TWO_KERNELS}) {
+        for (const int splitk : {2, 4}) try_config({alg, splitk, mode});
+      }
+    }
+  }
+  return found;
+}
+
+Feasibility CusparseLtBackend::feasible(const GemmDesc& desc, const KernelDesc& kernel) const {
+  if (Feasibility card = check_cuda_problem(desc); !card.ok) return card;
+  if (!cusparselt_library().usable()) return Feasibility::no(cusparselt_library().reason());
+  const auto& device = cuda_status().devices[static_cast<std::size_t>(desc.device.index)];
+  return cusparselt_supports(desc, kernel, device.compute_capability());
+}
+
+Footprint CusparseLtBackend::footprint(const GemmDesc& desc, const KernelDesc& kernel) const {
+  const CusparseLtState state(desc, kernel);
+  Matrix matrix;
+  matrix.init_structured(desc, state.sizes);
+  const auto compressed = static_cast<std::int64_t>(compressed_sizes(desc, matrix).first);
+  const std::int64_t vectors = state.sizes.n_padded * 4 * (desc.bias ? 2 : 1);
+  Footprint footprint;
+  footprint.weight_bytes = compressed + vectors;
+  footprint.workspace_bytes = state.workspace_bytes();
+  footprint.m_padded = state.sizes.m_padded;
+  footprint.k_padded = state.sizes.k_padded;
+  footprint.lift = desc.pattern.half_group() == 2 ? 0 : desc.pattern.half_group();
+  footprint.weight_bytes_read = compressed + vectors;
+  return footprint;
+}
+
+std::string CusparseLtBackend::weight_form(const GemmDesc& desc, const KernelDesc& kernel) const {
+  const Sizes sizes = sizes_of(desc, method_of(kernel));
+  return fmt::format("compressed {}x{}", sizes.n_padded, sizes.k_padded);
+}
+
+std::unique_ptr<PreparedWeights> CusparseLtBackend::prepare_weights(const WeightSource& source,
+                                                                    const GemmDesc& desc,
+                                                                    const KernelDesc& kernel) const {
+  const Sizes sizes = sizes_of(desc, method_of(kernel));
+  // Slid from packed values and valid codes it is 2:4 by construction (format/slide): nothing to prune.
+  CudaWeights slid = upload_weights(source, desc, CudaForm::kSlid, sizes.k_padded, sizes.n_padded);
+  Matrix matrix;
+  matrix.init_structured(desc, sizes);
+  const auto [bytes, scratch_bytes] = compressed_sizes(desc, matrix);
+  auto weights = std::make_unique<CusparseLtWeights>();
+  weights->compressed = DeviceBuffer(static_cast<std::int64_t>(bytes), "weights");
+  DeviceBuffer scratch(static_cast<std::int64_t>(scratch_bytes), "weight staging");
+  const CudaStream stream;
+  check(cusparselt_library().compress(cusparselt_handle(), matrix.get(), 1, CUSPARSE_OPERATION_NON_TRANSPOSE,
+                                      slid.values.data(), weights->compressed.data(), scratch.data(),
+                                      static_cast<cudaStream_t>(stream.handle())),
+        "cusparseLtSpMMACompress2", desc);
+  stream.synchronize();
+  weights->scales = std::move(slid.scales);
+  weights->bias = std::move(slid.bias);
+  return weights;
+}
+
+GemmPlan CusparseLtBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) const {
+  if (const Feasibility answer = feasible(desc, kernel); !answer.ok)
+    fail(ErrorKind::kUnsupported, "{}: {}: {}", desc.to_string(), kernel.name, answer.reason);
+  auto state = std::make_shared<const CusparseLtState>(desc, kernel);
+  const std::int64_t bytes = state->workspace_bytes();
+  return {desc, kernel, bytes, std::move(state)};
+}
+
+void CusparseLtBackend::run(const GemmPlan& plan, const PreparedWeights& weights, const GemmArgs& args,
+                            const Context& context) const {
+  const GemmDesc& desc = plan.desc;
+  if (desc.m == 0) return;
+  const Method& method = method_of(plan.kernel);
+  const auto& w = dynamic_cast<const CusparseLtWeights&>(weights);
+  const auto& state = *static_cast<const CusparseLtState*>(plan.state.get());
+  const Sizes& sizes = state.sizes;
+  const auto out_element = static_cast<std::int64_t>(dtype_size(desc.out));
+  check_cuda_args(desc, args, kAlignment, out_element);
+
+  const Arena::Scope scope(*context.arena);
+  void* const sums = context.arena->allocate(static_cast<std::size_t>(sizes.sums_bytes));
+  void* const workspace = state.library_bytes == 0
+                              ? nullptr
+                              : context.arena->allocate(static_cast<std::size_t>(state.library_bytes));
+  auto stream = static_cast<cudaStream_t>(context.stream);
+  const float one = 1, zero = 0;
+  for (std::int64_t tile = 0; tile < sizes.tiles.count; ++tile) {
+    const bool last = tile + 1 == sizes.tiles.count;
+    const std::int64_t first = tile * sizes.tiles.rows;
+    const Product& product = last && state.last != nullptr ? *state.last : *state.full;
+    check(cusparselt_library().matmul(cusparselt_handle(), product.plan(),
+                                      method.alpha_vector ? static_cast<const void*>(w.scales.data()) : &one,
+                                      w.compressed.data(),
+                                      static_cast<const std::byte*>(args.x) + first * sizes.k_padded, &zero,
+                                      sums, sums, workspace, &stream, 1),
+          "cusparseLtMatmul", desc);
+    cuda::TailArgs tail;
+    tail.acc_dtype = tail_dtype(method.sums);
+    tail.acc = sums;
+    tail.ldacc = sizes.n_padded;
+    tail.m = last ? sizes.tiles.last : sizes.tiles.rows;
+    tail.n = desc.n;
+    tail.x_scale = args.x_scale + first;
+    tail.w_scale = method.alpha_vector ? nullptr : w.scales.as<float>();
+    tail.bias = w.bias.size() == 0 ? nullptr : w.bias.as<float>();
+    tail.out_dtype = desc.out;
+    tail.out = static_cast<std::byte*>(args.out) + first * row_stride_out(desc) * out_element;
+    tail.ldout = row_stride_out(desc);
+    cuda_check(cuda::apply_tail(tail, context.stream), "apply_tail");
+  }
+}
+
+}  // namespace slidesparse
