@@ -215,8 +215,8 @@ DeviceBuffer upload(const void* host, std::int64_t bytes, const char* name, cons
 
 std::string CaseSpec::to_string() const {
   return fmt::format("{}_{}_M{}_N{}_K{}{}{}{}{}_seed{}", dtype_name(dtype), pattern.to_string(), m, n, k,
-                     bias ? "_bias" : "", out == DType::kF32 ? "_F32" : "", exact ? "_exact" : "",
-                     nan_token ? "_nan" : "", seed);
+                     bias ? (bias_dtype == DType::kBF16 ? "_bias_bf16" : "_bias") : "",
+                     out == DType::kF32 ? "_F32" : "", exact ? "_exact" : "", nan_token ? "_nan" : "", seed);
 }
 
 std::ostream& operator<<(std::ostream& out, const CaseSpec& spec) {
@@ -245,6 +245,7 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
   desc_.pattern = spec.pattern;
   desc_.layout = spec.pattern.is_dense() ? Layout::kDense : Layout::kPacked;
   desc_.bias = spec.bias;
+  desc_.bias_dtype = spec.bias_dtype;
   desc_.ldout = spec.ldout;
   desc_.device = {DeviceKind::kCuda, 0};
 
@@ -303,6 +304,10 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
     const float uniform = random.uniform();
     scales_.push_back(float_to_bf16(spec.exact ? 1.0f : 0.001f + 0.01f * uniform));
     bias_.push_back(spec.exact ? static_cast<float>(random.below(17) - 8) : 20.0f * random.normal());
+    if (spec.bias_dtype == DType::kBF16) {
+      bias_bf16_.push_back(float_to_bf16(bias_.back()));
+      bias_.back() = bf16_to_float(bias_bf16_.back());
+    }
   }
 }
 
@@ -317,8 +322,9 @@ WeightSource CudaCase::source() const {
   if (desc_.layout == Layout::kPacked) source.codes = codes_.as<std::uint8_t>();
   if (desc_.w != DType::kBF16) source.scales = scales_.data();
   if (desc_.bias) {
-    source.bias = bias_.data();
-    source.bias_dtype = DType::kF32;
+    const bool narrow = spec_.bias_dtype == DType::kBF16;
+    source.bias = narrow ? static_cast<const void*>(bias_bf16_.data()) : bias_.data();
+    source.bias_dtype = spec_.bias_dtype;
   }
   return source;
 }
@@ -385,7 +391,10 @@ CudaCase::Sample CudaCase::sample() const {
   from.values = values.data();
   if (from.codes != nullptr) from.codes = codes.data();
   if (from.scales != nullptr) from.scales = scales.data();
-  if (from.bias != nullptr) from.bias = bias.data();
+  if (from.bias != nullptr) {
+    from.bias = bias.data();
+    from.bias_dtype = small.bias_dtype = DType::kF32;
+  }
   part.expected.resize(static_cast<std::size_t>(rows * columns));
   const Backend& backend = backend_named("reference");
   const KernelDesc kernel = backend.kernels().front();

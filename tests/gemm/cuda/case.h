@@ -18,6 +18,7 @@ struct CaseSpec {
   std::int64_t n = 576;
   std::int64_t k = 576;
   bool bias = false;
+  DType bias_dtype = DType::kF32;  // or BF16
   DType out = DType::kBF16;
   std::int64_t ldout = 0;
   std::uint64_t seed = 1;
@@ -65,6 +66,7 @@ class CudaCase {
   std::vector<float> x_scale_;
   std::vector<std::uint16_t> scales_;  // BF16
   std::vector<float> bias_;
+  std::vector<std::uint16_t> bias_bf16_;  // the same values where they are stored so
 };
 
 // The largest error allowed for an output of `expected`. `norm1` = sum |x w| and `norm2` = sqrt(sum (x w)^2),
