@@ -149,6 +149,13 @@ nlohmann::ordered_json to_json(const EvalRow& row) {
                          {"acc_norm_error", result.accuracy_norm_error},
                          {"tokens", result.tokens},
                          {"seconds", result.seconds}};
+    auto& choices = json["hellaswag"]["choices"] = nlohmann::ordered_json::array();
+    for (const HellaSwagChoice& choice : result.choices) {
+      choices.push_back({{"label", choice.label},
+                         {"chosen", choice.chosen},
+                         {"chosen_norm", choice.chosen_norm},
+                         {"log_likelihoods", choice.log_likelihoods}});
+    }
   }
   return json;
 }

@@ -53,6 +53,14 @@ struct HellaSwagTask {
 // character. Throws kInput with file and line.
 std::vector<HellaSwagTask> read_hellaswag(const std::filesystem::path& file, std::int64_t max_tasks = 0);
 
+// What was found out about one task. Endings are counted from 0; of equals the first is chosen.
+struct HellaSwagChoice {
+  int label = 0;
+  int chosen = 0;                           // largest sum
+  int chosen_norm = 0;                      // largest sum divided by the ending's length in characters
+  std::array<double, 4> log_likelihoods{};  // sums over the ending's tokens, nats
+};
+
 struct HellaSwagResult {
   std::int64_t tasks = 0;
   double accuracy = 0;        // acc: the ending with the largest sum of log probabilities
@@ -61,6 +69,7 @@ struct HellaSwagResult {
   double accuracy_norm_error = 0;
   std::int64_t tokens = 0;  // that went through the model
   double seconds = 0;
+  std::vector<HellaSwagChoice> choices;  // one a task
 };
 
 HellaSwagResult evaluate_hellaswag(const Model& model, const Tokenizer& tokenizer,

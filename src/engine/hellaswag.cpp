@@ -152,6 +152,10 @@ std::int64_t characters(std::string_view utf8) {
   return std::ranges::count_if(utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80u; });
 }
 
+int first_largest(const std::array<double, 4>& values) {
+  return static_cast<int>(std::ranges::max_element(values) - values.begin());
+}
+
 // Standard error of a share of n tries, as of a sample.
 double share_error(double share, double n) {
   return n > 1 ? std::sqrt(share * (1 - share) / (n - 1)) : 0.0;
@@ -185,8 +189,10 @@ HellaSwagResult evaluate_hellaswag(const Model& model, const Tokenizer& tokenize
       std::array<double, 4> normed{};
       for (std::size_t e = 0; e < 4; ++e)
         normed[e] = scores[t][e] / static_cast<double>(characters(task.endings[e]));
-      right += std::ranges::max_element(scores[t]) - scores[t].begin() == task.label;
-      right_norm += std::ranges::max_element(normed) - normed.begin() == task.label;
+      const HellaSwagChoice choice{task.label, first_largest(scores[t]), first_largest(normed), scores[t]};
+      right += choice.chosen == task.label;
+      right_norm += choice.chosen_norm == task.label;
+      result.choices.push_back(choice);
     }
     begin += group.size();
     if (progress) progress(static_cast<std::int64_t>(begin), result.tasks);

@@ -211,6 +211,17 @@ TEST(HellaSwag, SharedContextsScoreLikeWholeTexts) {
   EXPECT_EQ(result.accuracy_error, 0);
   EXPECT_LT(expected_norm, 12);
   EXPECT_GT(result.accuracy_norm_error, 0);
+  ASSERT_EQ(result.choices.size(), tasks.size());
+  int differ = 0;
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    const HellaSwagChoice& choice = result.choices[t];
+    EXPECT_EQ(choice.label, tasks[t].label);
+    EXPECT_EQ(choice.chosen, tasks[t].label);
+    EXPECT_EQ(std::ranges::max(choice.log_likelihoods),
+              choice.log_likelihoods[static_cast<std::size_t>(choice.chosen)]);
+    differ += choice.chosen_norm != choice.chosen;
+  }
+  EXPECT_EQ(differ, 12 - expected_norm);
   for (HellaSwagTask& task : tasks) task.label = (task.label + 1) % 4;
   EXPECT_EQ(evaluate_hellaswag(llama(), tokenizer, tasks).accuracy, 0);
   EXPECT_THROW(evaluate_hellaswag(llama(), tokenizer, {}), Error);
