@@ -69,7 +69,8 @@ QuantizePlan make_plan(const QuantizeArgs& args) {
     plan.row_bytes = std::max(plan.row_bytes, (plan.vectors + 3) / 4 * 64);
   }
   plan.wide_in = wide;
-  const std::int64_t store = plan.staged == 0 && element == 1 ? 8 : 16;
+  // Straight 8-bit codes leave registers 8 at a time; everything else 16 bytes at a time.
+  const std::int64_t store = plan.staged == 0 && element == 1 && a.k <= kLongestRow ? 8 : 16;
   plan.wide_out = is_multiple(a.q, static_cast<std::uintptr_t>(store)) && a.ldq * element % store == 0;
   plan.wide_perm = is_multiple(a.perm, 16);
   return plan;

@@ -210,26 +210,42 @@ TEST_F(CudaQuantize, SiluOfEveryGate) {
   }
 }
 
-// The same with so many rows that the kernel for large products runs.
-TEST_F(CudaQuantize, SiluOfEveryGateInManyRows) {
+// The same in products so large that another kernel runs; gates of all kinds in every row.
+TEST_F(CudaQuantize, SiluOfManyElements) {
   const CudaStream stream;
-  for (const DType out : {DType::kBF16, DType::kF8E4M3}) {
-    QuantizeCase c;
-    c.producer = Producer::kSiluMul;
-    c.out = out;
-    c.k = 128;
-    c.m = 1024;
-    c.ldx = 2 * c.k;
-    c.ldq = c.k;
-    c.x.resize(static_cast<std::size_t>(c.m * c.ldx));
-    for (std::int64_t i = 0; i < c.m * c.k; ++i) {
-      const auto at = static_cast<std::size_t>(i / c.k * c.ldx + i % c.k);
-      c.x[at] = static_cast<std::uint16_t>(i % 65536);
-      c.x[at + static_cast<std::size_t>(c.k)] =
-          float_to_bf16(random_normal(4, static_cast<std::uint64_t>(i)));
+  struct Shape {
+    std::int64_t m;
+    std::int64_t k;
+    int lift;
+  };
+  constexpr Shape kShapes[] = {{8200, 1024, 0}, {2400, 3584, 4}, {520, 18944, 5}};
+  for (const Shape& shape : kShapes) {
+    for (const DType out : kOuts) {
+      QuantizeCase c;
+      c.producer = Producer::kSiluMul;
+      c.out = out;
+      c.k = shape.k;
+      c.m = shape.m;
+      c.lift = shape.lift;
+      c.m_padded = (c.m + 63) / 64 * 64;
+      c.ldx = 2 * c.k;
+      c.ldq = (c.k_out() + 31) / 32 * 32;
+      c.x.resize(static_cast<std::size_t>(c.m * c.ldx));
+      for (std::int64_t i = 0; i < c.m * c.k; ++i) {
+        const auto at = static_cast<std::size_t>(i / c.k * c.ldx + i % c.k);
+        const auto counter = static_cast<std::uint64_t>(i);
+        // Rows take turns: any 16 bits (every 16th row: NaN and infinity come often), finite ones, usual
+        // ones.
+        const auto any = static_cast<std::uint16_t>(random_bits(5, counter));
+        const auto finite = static_cast<std::uint16_t>(any & 0xbfffu);
+        const std::int64_t row = i / c.k;
+        c.x[at] = row % 16 == 0 ? any : row % 2 == 0 ? finite : float_to_bf16(4 * random_normal(6, counter));
+        c.x[at + static_cast<std::size_t>(c.k)] = float_to_bf16(random_normal(4, counter));
+      }
+      fill_inputs(c, 1);
+      check_case(c, stream);
+      if (HasFailure()) return;
     }
-    fill_inputs(c, 1);
-    check_case(c, stream);
   }
 }
 
