@@ -1,6 +1,8 @@
 #include "core/cpu.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -65,10 +67,16 @@ void force_isa(std::optional<Isa> isa) {
 }
 
 bool has_amx() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22;
-  return (d & kTile) != 0 && (d & kInt8) != 0 && (d & kBf16) != 0;
+  static const bool kUsable = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22;
+    if ((d & kTile) == 0 || (d & kInt8) == 0 || (d & kBf16) == 0) return false;
+    // Linux gives the tiles' 8 KiB of state only to processes that ask.
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return kUsable;
 }
 
 std::string cpu_description() {

@@ -19,7 +19,7 @@ Isa detected_isa();
 Isa active_isa();
 // Throws kUnsupported when the processor lacks it. Nothing restores the default.
 void force_isa(std::optional<Isa> isa);
-// AMX tiles with INT8 and BF16 products are usable.
+// AMX tiles with INT8 and BF16 products are usable by this process, which has asked the kernel for them.
 bool has_amx();
 // "AMD EPYC ..., 2 cores", from /proc/cpuinfo.
 std::string cpu_description();

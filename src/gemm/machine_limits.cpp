@@ -43,7 +43,8 @@ double read_rate(double seconds) {
 }
 
 double product_rate(DType dtype, double seconds) {
-  const auto peak = gemm_kernels(active_isa(), dtype).peak;
+  const bool tiles = active_isa() == Isa::kAvx512 && has_amx();
+  const auto peak = (tiles ? amx_gemm_kernels(dtype) : gemm_kernels(active_isa(), dtype)).peak;
   if (peak == nullptr) return 0;
   constexpr std::int64_t kRounds = 500'000;
   std::vector<std::int64_t> done(static_cast<std::size_t>(thread_count()));

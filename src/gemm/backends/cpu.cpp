@@ -16,7 +16,7 @@ std::vector<KernelDesc> CpuBackend::kernels() const {
 }
 
 Feasibility CpuBackend::feasible(const GemmDesc& desc, const KernelDesc& kernel) const {
-  if (Feasibility general = check_problem(desc); !general.ok) return general;
+  if (Feasibility general = check_cpu_problem(desc); !general.ok) return general;
   const CpuKernel& entry = cpu_kernel(kernel);
   if (entry.isa > detected_isa()) {
     return Feasibility::no(
@@ -31,6 +31,7 @@ Feasibility CpuBackend::feasible(const GemmDesc& desc, const KernelDesc& kernel)
   if (entry.method == CpuMethod::kStream && desc.m > largest_stream_m()) {
     return Feasibility::no(fmt::format("for M up to {}", largest_stream_m()));
   }
+  if (entry.method == CpuMethod::kTiles && !has_amx()) return Feasibility::no("needs AMX");
   if (entry.method == CpuMethod::kOneDnn) return onednn_feasible(desc);
   return {};
 }

@@ -12,6 +12,8 @@ std::string_view method_name(CpuMethod method) {
       return "stream";
     case CpuMethod::kPanel:
       return "panel";
+    case CpuMethod::kTiles:
+      return "amx";
     case CpuMethod::kOneDnn:
       return "onednn";
   }
@@ -21,8 +23,9 @@ std::string_view method_name(CpuMethod method) {
 std::vector<CpuKernel> make_list(Isa isa) {
   std::vector<CpuKernel> list;
   for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
-    for (const CpuMethod method : {CpuMethod::kStream, CpuMethod::kPanel}) {
+    for (const CpuMethod method : {CpuMethod::kStream, CpuMethod::kPanel, CpuMethod::kTiles}) {
       if (method == CpuMethod::kStream && gemm_kernels(isa, dtype).stream == nullptr) continue;
+      if (method == CpuMethod::kTiles && isa != Isa::kAvx512) continue;
       list.push_back({method, dtype, Layout::kDense, Pattern(), isa});
       for (int n = 2; n <= 8; ++n)
         list.push_back({method, dtype, Layout::kPacked, Pattern::of_half_group(n), isa});

@@ -11,6 +11,7 @@ namespace slidesparse {
 enum class CpuMethod {
   kStream,  // rows expanded in registers, few tokens: decode
   kPanel,  // a panel of rows expanded into scratch that stays in the second-level cache, any number of tokens
+  kTiles,  // such a panel multiplied on AMX tiles
   kOneDnn,  // oneDNN's matmul on dense weights in its own layout
 };
 

@@ -88,7 +88,8 @@ class Run {
     rows_.values = static_cast<const std::uint8_t*>(weights.source.values);
     rows_.codes = weights.source.codes;
     workspace_.x = workspace;
-    workspace_.offsets = reinterpret_cast<std::int32_t*>(workspace + token_bytes() * desc.m);
+    workspace_.offsets =
+        reinterpret_cast<std::int32_t*>(workspace + token_bytes() * round_up(desc.m, plan.token_group()));
     workspace_.tasks = workspace + plan.x_bytes;
   }
 
@@ -96,9 +97,12 @@ class Run {
     if (tasks_ == 1 || token_bytes() * desc_.m <= kSerialBytes) {
       prepare_tokens(0, 0, desc_.m);
     } else {
+      const std::int64_t groups = ceil_div(desc_.m, plan_.token_group());
       parallel_for(tasks_, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t t = begin; t < end; ++t)
-          prepare_tokens(t, desc_.m * t / tasks_, desc_.m * (t + 1) / tasks_);
+        for (std::int64_t t = begin; t < end; ++t) {
+          prepare_tokens(t, groups * t / tasks_ * plan_.token_group(),
+                         std::min(desc_.m, groups * (t + 1) / tasks_ * plan_.token_group()));
+        }
       });
     }
     parallel_for(tasks_, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -133,6 +137,19 @@ class Run {
       } else {
         plan_.kernels->widen(bytes, plan_.blocks, reinterpret_cast<std::uint16_t*>(out));
       }
+    }
+    if (plan_.kernels->arrange != nullptr) arrange_tokens(task, begin, end);
+  }
+
+  // Whole groups, the last one filled up with zeros: `begin` is the first of a group, `end` too or the last
+  // of all.
+  void arrange_tokens(std::int64_t task, std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t first = begin; first < end; first += kTokenGroup) {
+      std::byte* group = workspace_.x + first * token_bytes();
+      const std::int64_t here = std::min(kTokenGroup, end - first);
+      std::memset(group + here * token_bytes(), 0,
+                  static_cast<std::size_t>((kTokenGroup - here) * token_bytes()));
+      plan_.kernels->arrange(group, token_bytes(), scratch(task));
     }
   }
 
@@ -173,6 +190,12 @@ class Run {
         plan_.kernels->expand(rows_, row + r, block, blocks, panel + r * stride * plan_.panel_element);
       }
       const std::int64_t at = block * kBlockSlots * plan_.panel_element;
+      if (plan_.kernels->tile_arranged != nullptr) {
+        plan_.kernels->tile_arranged(panel, stride, count, token(m) + at * kTokenGroup, plan_.x_stride(),
+                                     tokens, blocks, block == 0, block + blocks == plan_.blocks, sums,
+                                     plan_.panel_rows);
+        continue;
+      }
       for (std::int64_t tile = 0; tile < tiles; ++tile) {
         const std::int64_t first = tokens * tile / tiles;
         plan_.kernels->tile(panel, stride, count, token(m + first) + at, plan_.x_stride(),
@@ -218,7 +241,8 @@ class Run {
 RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
   RowsPlan plan;
   plan.rows = geometry(desc);
-  plan.kernels = &gemm_kernels(kernel.isa, desc.w);
+  plan.kernels =
+      kernel.method == CpuMethod::kTiles ? &amx_gemm_kernels(desc.w) : &gemm_kernels(kernel.isa, desc.w);
   plan.stream = kernel.method == CpuMethod::kStream;
   plan.blocks = plan.rows.blocks();
   plan.panel_element = desc.w == DType::kI8 ? 1 : 2;
@@ -233,10 +257,18 @@ RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
   const std::int64_t panel_bytes =
       plan.stream ? 0 : plan.panel_rows * plan.panel_stride() * plan.panel_element;
   const std::int64_t sum_bytes =
-      kSumBytes * plan.panel_rows * std::min(plan.pass_tokens, std::max<std::int64_t>(desc.m, 1));
-  plan.x_bytes = round_up(desc.m * (plan.x_stride() * plan.panel_element + kSumBytes), kLine);
-  // FP8 tokens pass through the scratch as bytes on their way to BF16.
-  plan.task_bytes = std::max(round_up(panel_bytes, kLine) + round_up(sum_bytes, kLine), plan.x_stride());
+      kSumBytes * plan.panel_rows *
+      std::min(plan.pass_tokens, round_up(std::max<std::int64_t>(desc.m, 1), plan.token_group()));
+  plan.x_bytes = round_up(
+      round_up(desc.m, plan.token_group()) * plan.x_stride() * plan.panel_element + desc.m * kSumBytes,
+      kLine);
+  // FP8 tokens pass through the scratch as bytes on their way to BF16, and groups of tokens while they are
+  // arranged.
+  const std::int64_t group_bytes =
+      plan.kernels->arrange != nullptr ? kTokenGroup * plan.x_stride() * plan.panel_element : 0;
+  plan.task_bytes = round_up(
+      std::max({round_up(panel_bytes, kLine) + round_up(sum_bytes, kLine), plan.x_stride(), group_bytes}),
+      kLine);
   return plan;
 }
 

@@ -24,6 +24,8 @@ struct RowsPlan {
   // is used together does not fall on the same sets of a cache.
   std::int64_t x_stride() const { return (blocks | 1) * kBlockSlots; }
   std::int64_t panel_stride() const { return (panel_blocks | 1) * kBlockSlots; }
+  // Tokens whose panel elements lie together.
+  std::int64_t token_group() const { return kernels->arrange != nullptr ? kTokenGroup : 1; }
   std::int64_t workspace_bytes(std::int64_t tasks) const { return x_bytes + tasks * task_bytes; }
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/cpu.h"
@@ -26,6 +27,8 @@ inline constexpr std::int64_t kChunkBlocksBf16 = 16;
 // Tokens that a tile takes at most, and rows that tiles and streaming kernels take at a time.
 inline constexpr std::int64_t kTileTokens = 6;
 inline constexpr std::int64_t kTileRows = 4;
+// Tokens that tiles of AMX take together.
+inline constexpr std::int64_t kTokenGroup = 16;
 // Tokens that a streaming kernel takes at most.
 inline constexpr std::int64_t kStreamTokens = 6;
 
@@ -84,6 +87,18 @@ struct GemmKernels {
   // Multiplies registers with each other `rounds` times and returns how many multiplications and additions
   // that were: the limit of `tile`. Null where there is no such instruction to speak of.
   std::int64_t (*peak)(std::int64_t rounds) = nullptr;
+
+  // The same as `tile` for machines with tiles (AMX): null otherwise. Tokens are in groups of kTokenGroup,
+  // each brought into the order that tiles want by `arrange`, zeros where there are no tokens; any tokens.
+  // `x` points to the first group's first block; x_stride as for rows: a group takes kTokenGroup * x_stride
+  // elements, a block of it kTokenGroup * kBlockSlots. Sums are of use after the call with `last`; room for
+  // rows and tokens up to the next multiple of kTokenGroup is written, and rows of the panel are read up to
+  // there.
+  void (*tile_arranged)(const void* panel, std::int64_t panel_stride, std::int64_t rows, const void* x,
+                        std::int64_t x_stride, std::int64_t tokens, std::int64_t blocks, bool first,
+                        bool last, void* sums, std::int64_t ld) = nullptr;
+  // kTokenGroup token rows of row_bytes, a multiple of 64, in place; scratch of the same size.
+  void (*arrange)(std::byte* group, std::int64_t row_bytes, std::byte* scratch) = nullptr;
 };
 
 // Reads `count` 8-byte words as fast as memory gives them; returns their sum.
@@ -97,5 +112,7 @@ const GemmKernels& avx2_gemm_kernels(DType dtype);
 const GemmKernels& avx512_i8_gemm_kernels();
 const GemmKernels& avx512_f8_gemm_kernels();
 const GemmKernels& avx512_bf16_gemm_kernels();
+// Only where has_amx(): packed and dense panels on tiles. BF16 sums have an order of their own.
+const GemmKernels& amx_gemm_kernels(DType dtype);
 
 }  // namespace slidesparse
