@@ -352,7 +352,7 @@ std::vector<float> CudaCase::token_scales(const Footprint& footprint) const {
   return padded;
 }
 
-CudaCase::Sample CudaCase::sample() const {
+CudaCase::Sample CudaCase::make_sample() const {
   Sample part;
   const bool all = desc_.m * desc_.n * desc_.k <= kAllUpTo;
   part.places.rows = pick(desc_.m, all ? desc_.m : kSampled, spec_.seed + 11);
@@ -496,7 +496,8 @@ void CudaCase::check(const Backend& backend, const KernelDesc& kernel) const {
   const Context context{desc_.device, stream.handle(), &arena};
   const GemmArgs args{x.data(), scale_host.empty() ? nullptr : scales.as<float>(), out.data()};
 
-  const Sample part = sample();
+  if (sample_ == nullptr) sample_ = std::make_shared<const Sample>(make_sample());
+  const Sample& part = *sample_;
   const auto poison = [&] {
     fill_device(out.data(), 0xff, out.size(), stream.handle());
     fill_device(workspace.data(), 0xff, workspace.size(), stream.handle());

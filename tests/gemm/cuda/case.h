@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -56,7 +57,7 @@ class CudaCase {
 
  private:
   struct Sample;
-  Sample sample() const;
+  Sample make_sample() const;
 
   CaseSpec spec_;
   GemmDesc desc_;
@@ -66,7 +67,8 @@ class CudaCase {
   std::vector<float> x_scale_;
   std::vector<std::uint16_t> scales_;  // BF16
   std::vector<float> bias_;
-  std::vector<std::uint16_t> bias_bf16_;  // the same values where they are stored so
+  std::vector<std::uint16_t> bias_bf16_;          // the same values where they are stored so
+  mutable std::shared_ptr<const Sample> sample_;  // made by the first check()
 };
 
 // The largest error allowed for an output of `expected`. `norm1` = sum |x w| and `norm2` = sqrt(sum (x w)^2),
