@@ -43,7 +43,7 @@ function(slidesparse_library folder)
 endfunction()
 
 # slidesparse_test(<name> SOURCES ... [DEPENDS folder ...] [LINK target ...] [LABELS label ...])
-# One GoogleTest program; each TEST becomes a ctest entry. Label gpu: needs a card, is called *_cuda_test. SLIDESPARSE_TEST_DATA is tests/ in the source tree.
+# One GoogleTest program; each TEST becomes a ctest entry. Label gpu: needs a card, has cuda in its name. SLIDESPARSE_TEST_DATA is tests/ in the source tree.
 function(slidesparse_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LINK;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})

@@ -15,7 +15,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 package=$stage/slidesparse-gpu
 mkdir -p "$package/bin" "$package/lib"
-for program in "$build"/slidesparse "$build"/*_cuda_test; do
+for program in "$build"/slidesparse "$build"/*cuda*_test; do
   strip -o "$package/bin/$(basename "$program")" "$program"
 done
 # Not the C library and its parts: they belong to the machine, whose must be as new as this one's.

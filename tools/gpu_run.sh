@@ -24,7 +24,9 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 passed=0 failed=0 skipped=0
-for program in "$here"/bin/${only}_cuda_test; do
+for program in "$here"/bin/*cuda*_test; do
+  # shellcheck disable=SC2053
+  [[ $(basename "$program") == $only ]] || continue
   name=$(basename "$program")
   log=$(mktemp)
   command=("$program" --gtest_filter="$filter" --gtest_brief=1)
