@@ -35,6 +35,8 @@ class Backend {
   virtual std::string_view name() const = 0;
   // "available", or why not.
   virtual Feasibility available() const = 0;
+  // Of the library behind it, "130100": measured times belong to it. Empty without one.
+  virtual std::string version() const { return {}; }
   // Where its kernels run: problems of another device are not its own.
   virtual DeviceKind device() const { return DeviceKind::kCpu; }
   // Every kernel this backend has on this machine under active_isa(); where a library offers many settings
@@ -55,10 +57,12 @@ class Backend {
                    const Context& context) const = 0;
 };
 
-// All backends of this build, in the order in which they are preferred: cpu, reference.
+// All backends of this build, in the order in which they are preferred: those of GPUs, cpu, reference.
 const std::vector<const Backend*>& backends();
 // Throws kUsage with the list for an unknown name.
 const Backend& backend_named(std::string_view name);
+
+class TuningCache;
 
 // A (backend, kernel) pair that can run a problem, and why the others cannot.
 struct Choice {
@@ -66,10 +70,17 @@ struct Choice {
   KernelDesc kernel;
   std::string reason;               // why this one
   std::vector<std::string> others;  // "reference: slower by rule", "cpu/...: needs AVX-512"
+
+  // From measurements only; otherwise 0 and empty.
+  double seconds = 0;  // expected, with everything that the kernel needs around it
+  std::string runner_up;
+  double runner_up_seconds = 0;
 };
-// Pure: the fastest kernel for the problem by the stated rules (src/gemm/choose.cpp) among `allowed` backends
-// (empty: all but reference; reference only when named or when nothing else is feasible). Throws kUnsupported
-// with all the reasons when nothing can run it.
-Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {});
+// Pure: the fastest kernel for the problem among `allowed` backends (empty: all but reference; reference only
+// when named or when nothing else is feasible). Measured times decide (rank_measured in gemm/tuning_cache.h)
+// where there are any for this problem without its M, stated rules (src/gemm/choose.cpp) where there are
+// none. Throws kUnsupported with all the reasons when nothing can run it.
+Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {},
+              const TuningCache* measured = nullptr);
 
 }  // namespace slidesparse

@@ -30,8 +30,8 @@ struct GemmDesc {
   Layout layout = Layout::kDense;  // of the stored weights
   bool bias = false;
   DType bias_dtype = DType::kF32;  // as stored; BF16 lets a library add it itself without rounding it
-  std::int64_t ldx = 0;    // row stride of X in elements; 0: k
-  std::int64_t ldout = 0;  // row stride of D in elements; 0: n
+  std::int64_t ldx = 0;            // row stride of X in elements; 0: k
+  std::int64_t ldout = 0;          // row stride of D in elements; 0: n
   Device device;
   std::string to_string() const;  // "I8 6:8 packed M=512 N=4608 K=3584"
 };

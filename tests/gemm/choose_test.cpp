@@ -3,6 +3,7 @@
 
 #include "core/cpu.h"
 #include "gemm/backend.h"
+#include "gemm/tuning_cache.h"
 #include "slidesparse/core/error.h"
 
 namespace slidesparse {
@@ -96,7 +97,8 @@ TEST(Choose, RefusesABackendThatIsNotThere) {
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-    EXPECT_STREQ(error.what(), "backend \"cublas\" is not known: one of cpu, reference");
+    EXPECT_THAT(error.what(), HasSubstr("backend \"cublas\" is not known: one of "));
+    EXPECT_THAT(error.what(), HasSubstr("cpu, reference"));
   }
 }
 
@@ -108,6 +110,110 @@ TEST(Choose, OneDnnOnlyWhereItsIntegersAreExact) {
       EXPECT_THAT(kernel.name, testing::Not(HasSubstr("onednn")));
     }
   }
+}
+
+// A cache with invented times for the problem of problem(m, kPacked, 6:8).
+class ChooseMeasured : public testing::Test {
+ protected:
+  static GemmDesc desc(std::int64_t m) { return problem(m, Layout::kPacked, Pattern::of_half_group(4)); }
+
+  // Times for the CPU's kernels that can, in the order of kernels(), and for the reference.
+  static TunedPoint point(std::vector<double> seconds) {
+    TunedPoint made{"cpu", {}};
+    for (const KernelDesc& kernel : kernels()) {
+      TunedKernel tuned;
+      tuned.backend = kernel.backend;
+      tuned.name = kernel.name;
+      tuned.id = kernel.id;
+      tuned.sparse = kernel.sparse;
+      tuned.seconds.median = made.kernels.size() < seconds.size() ? seconds[made.kernels.size()] : 9;
+      made.kernels.push_back(tuned);
+    }
+    return made;
+  }
+  static std::vector<KernelDesc> kernels() {
+    std::vector<KernelDesc> found = backend_named("cpu").candidates(desc(4));
+    for (const KernelDesc& kernel : backend_named("reference").candidates(desc(4))) found.push_back(kernel);
+    return found;
+  }
+  void put(std::int64_t m, TunedPoint point) { cache_.put(TuningProblem::of(desc(m)), m, std::move(point)); }
+
+  TuningCache cache_{TuningMachine{"card", "1", "", "0"}};
+};
+
+TEST_F(ChooseMeasured, TheFastestMeasuredOneWinsWhateverTheRulesSay) {
+  const std::vector<KernelDesc> all = kernels();
+  ASSERT_GE(all.size(), 2u);
+  for (std::size_t fastest = 0; fastest + 1 < all.size(); ++fastest) {
+    std::vector<double> seconds(all.size(), 2e-3);
+    seconds[fastest] = 1e-3;
+    seconds.back() = 1e-6;  // the reference is not asked for
+    put(4, point(seconds));
+    const Choice choice = choose(desc(4), {}, &cache_);
+    EXPECT_EQ(choice.kernel.name, all[fastest].name);
+    EXPECT_EQ(choice.kernel.id, all[fastest].id);
+    EXPECT_EQ(choice.reason, "measured");
+    EXPECT_EQ(choice.seconds, 1e-3);
+    if (all.size() > 2) {
+      EXPECT_EQ(choice.runner_up_seconds, 2e-3);
+      EXPECT_NE(choice.runner_up, all[fastest].name);
+      EXPECT_THAT(choice.others, Contains(HasSubstr("0.50 of the chosen one's speed")));
+    }
+    EXPECT_THAT(choice.others, Contains(HasSubstr("for dense weights")));
+  }
+}
+
+TEST_F(ChooseMeasured, OnlyAmongTheAllowed) {
+  std::vector<double> seconds(kernels().size(), 1e-3);
+  seconds.back() = 5e-3;
+  put(4, point(seconds));
+  const std::vector<std::string> named{"reference"};
+  const Choice choice = choose(desc(4), named, &cache_);
+  EXPECT_EQ(choice.backend->name(), "reference");
+  EXPECT_EQ(choice.seconds, 5e-3);
+}
+
+TEST_F(ChooseMeasured, OtherMAreByRuleAndSaySo) {
+  put(2, point({1e-3}));
+  put(6, point({3e-3}));
+  const Choice between = choose(desc(4), {}, &cache_);
+  EXPECT_EQ(between.reason, "by rule: between M=2 and M=6");
+  EXPECT_DOUBLE_EQ(between.seconds, 2e-3);
+  EXPECT_EQ(choose(desc(1), {}, &cache_).reason, "by rule: no slower than measured at M=2");
+  const std::vector<KernelDesc> all = kernels();
+  const Choice above = choose(desc(12), {}, &cache_);
+  EXPECT_EQ(above.reason, "by rule: per token as measured at M=6");
+  EXPECT_TRUE(above.backend->feasible(desc(12), above.kernel).ok);  // not a kernel for few tokens
+}
+
+TEST_F(ChooseMeasured, WithoutMeasurementsOfTheProblemTheRulesStand) {
+  put(4, point({1e-3}));
+  const GemmDesc other = problem(4, Layout::kPacked, Pattern::of_half_group(5));
+  EXPECT_EQ(choose(other, {}, &cache_).kernel.name, choose(other).kernel.name);
+  EXPECT_EQ(choose(other, {}, &cache_).seconds, 0);
+  TuningCache elsewhere = TuningCache::parse(cache_.to_json(), "x", {"card", "2", "", "0"});
+  EXPECT_EQ(elsewhere.stale(), 1);
+  EXPECT_EQ(choose(desc(4), {}, &elsewhere).seconds, 0);  // stale: not used
+}
+
+TEST_F(ChooseMeasured, KernelsThatFailedOrAreGoneAreNotChosen) {
+  TunedPoint tuned = point(std::vector<double>(kernels().size(), 1e-3));
+  tuned.kernels[0].bad = "illegal instruction";
+  TunedKernel gone = tuned.kernels[1];
+  gone.name = "cpu/of another build";
+  gone.id = 12345;
+  gone.seconds.median = 1e-9;
+  tuned.kernels.push_back(gone);
+  gone.backend = "nobody";
+  tuned.kernels.push_back(gone);
+  put(4, tuned);
+  const Choice choice = choose(desc(4), {}, &cache_);
+  EXPECT_NE(choice.kernel.name, tuned.kernels[0].name);
+  EXPECT_NE(choice.kernel.name, gone.name);
+  EXPECT_THAT(choice.others, Contains(HasSubstr("failed when it was tuned at M=4: illegal instruction")));
+  for (TunedKernel& kernel : tuned.kernels) kernel.bad = "wrong";
+  put(4, tuned);
+  EXPECT_EQ(choose(desc(4), {}, &cache_).kernel.name, choose(desc(4)).kernel.name);
 }
 
 TEST(Footprint, PackedWeightsAreReadInPlace) {
