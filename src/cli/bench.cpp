@@ -1,7 +1,6 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
-#include <charconv>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -12,74 +11,44 @@
 #include "cli/bench_rows.h"
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
+#include "cli/gemm_subject.h"
 #include "cli/output.h"
+#include "core/cuda/status.h"
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
-#include "io/model_directory.h"
-#include "io/packed_directory.h"
 #include "model/presets.h"
-#include "model/weights.h"
 
 namespace slidesparse {
 namespace {
 
 struct BenchCommand {
-  std::string directory, model, shape, json;
+  std::string directory, model, shape, json, device, cache;
   std::string head = "bf16";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
   double min_seconds = 0.5;
+  bool explain = false;
+  bool burst = false;
   std::uint64_t seed = 1;
   BenchModelOptions timing;
 };
 
-void check_subject(const BenchCommand& command, bool gemm) {
-  const int given =
-      (command.directory.empty() ? 0 : 1) + (command.model.empty() ? 0 : 1) + (command.shape.empty() ? 0 : 1);
-  if (given != 1)
-    fail(ErrorKind::kUsage, "bench: give exactly one of DIR, --model NAME{}", gemm ? ", --shape N,K" : "");
-  if (!command.directory.empty() && (!command.dtypes.empty() || !command.patterns.empty())) {
-    fail(ErrorKind::kUsage,
-         "bench {}: a directory has its own dtype and pattern; --dtype and --patterns go with --model",
-         command.directory);
-  }
+void check_m(const BenchCommand& command) {
   for (const std::int64_t m : command.m) {
     if (m < 1) fail(ErrorKind::kUsage, "--m {}: must be at least 1", m);
   }
 }
 
-GemmShape parse_shape(const std::string& text) {
-  std::int64_t n = 0, k = 0;
-  const char* end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, n);
-  const bool comma = first.ec == std::errc() && first.ptr != end && *first.ptr == ',';
-  const auto second = comma ? std::from_chars(first.ptr + 1, end, k) : first;
-  if (!comma || second.ec != std::errc() || second.ptr != end || n < 1 || k < 1 || n > (1 << 24) ||
-      k > (1 << 24)) {
-    fail(ErrorKind::kUsage, "--shape {}: want N,K with both in [1, {}], for example 4608,3584",
-         printable(text, 40), 1 << 24);
+void check_subject(const BenchCommand& command) {
+  if (command.directory.empty() == command.model.empty())
+    fail(ErrorKind::kUsage, "bench: give exactly one of DIR, --model NAME");
+  if (!command.directory.empty() && (!command.dtypes.empty() || !command.patterns.empty())) {
+    fail(ErrorKind::kUsage,
+         "bench {}: a directory has its own dtype and pattern; --dtype and --patterns go with --model",
+         command.directory);
   }
-  return {fmt::format("{}x{}", n, k), n, k};
-}
-
-ModelConfig preset(const std::string& name) {
-  const auto config = preset_config(name);
-  if (!config)
-    fail(ErrorKind::kUsage, "--model {}: known are {}", printable(name, 40), fmt::join(preset_names(), ", "));
-  return *config;
-}
-
-// The fused linears of the first layer: what every layer repeats.
-std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name) {
-  std::vector<GemmShape> shapes;
-  for (const FusedGroup& group : weight_table(config).groups) {
-    if (group.layer != 0) continue;
-    GemmShape shape{name + "/" + group.name.substr(group.name.rfind('.') + 1), 0, group.members.front().k};
-    for (const LinearSpec& member : group.members) shape.n += member.n;
-    shapes.push_back(shape);
-  }
-  return shapes;
+  check_m(command);
 }
 
 std::vector<DType> dtypes_of(const BenchCommand& command) {
@@ -96,12 +65,22 @@ std::vector<Pattern> patterns_of(const BenchCommand& command) {
 }
 
 void write_results(const BenchCommand& command, const std::string& name, const MachineLimits& limits,
-                   nlohmann::ordered_json rows) {
+                   nlohmann::ordered_json rows, const std::vector<std::string>& warnings = {}) {
   if (command.json.empty()) return;
   nlohmann::ordered_json json = describe_run(name);
   json["limits"] = limits_json(limits);
   json["rows"] = std::move(rows);
+  if (!warnings.empty()) json["warnings"] = warnings;
   write_json(command.json, json);
+}
+
+void print_card_limits(const MachineLimits& limits) {
+  const CudaDeviceInfo& card = cuda_status().devices.front();
+  fmt::print(
+      "card: {}, copies {}/s (read and written), FP8 {:.0f} TFLOP/s, INT8 {:.0f} TOP/s, BF16 {:.0f} TFLOP/s "
+      "as stated\n",
+      card.name, format_bytes(limits.read_bytes_per_second), 1e-12 * limits.fp8_flops_per_second,
+      1e-12 * limits.int8_ops_per_second, 1e-12 * limits.bf16_flops_per_second);
 }
 
 void print_limits(const MachineLimits& limits) {
@@ -110,40 +89,47 @@ void print_limits(const MachineLimits& limits) {
              1e-9 * limits.bf16_flops_per_second, limits.threads, isa_name(limits.isa));
 }
 
-void run_gemm(const BenchCommand& command, bool quiet) {
-  check_subject(command, true);
+GemmBenchOptions gemm_options(const BenchCommand& command) {
+  const GemmSubject subject = gemm_subject(
+      "bench", {command.directory, command.model, command.shape, command.dtypes, command.patterns});
+  check_m(command);
   GemmBenchOptions options;
+  options.shapes = subject.shapes;
+  options.dtypes = subject.dtypes;
+  options.patterns = subject.patterns;
   options.seed = command.seed;
   options.min_seconds = command.min_seconds;
+  options.device = parse_device_option(command.device);
   if (!command.m.empty()) options.ms = command.m;
-  options.dtypes = dtypes_of(command);
-  options.patterns = patterns_of(command);
-  if (!command.shape.empty()) {
-    options.shapes = {parse_shape(command.shape)};
-  } else if (!command.model.empty()) {
-    options.shapes = layer_shapes(preset(command.model), command.model);
-  } else {
-    const ModelDirectory directory(command.directory);
-    const auto info = parse_packed_info(directory.config_text(), command.directory + "/config.json");
-    if (!info)
-      fail_input("{} is not a packed directory: convert it first, or use --model or --shape",
-                 command.directory);
-    options.shapes =
-        layer_shapes(parse_model_config(directory.config_text(), command.directory + "/config.json"),
-                     std::filesystem::path(command.directory).filename().string());
-    options.dtypes = {info->dtype};
-    options.patterns = {info->pattern};
-  }
+  options.rest_seconds = command.burst ? kBurstRestSeconds : 0;
+  if (options.device == DeviceKind::kCuda) options.probe = probe_kernels;
   options.every_kernel = command.backends == std::vector<std::string>{"all"};
   if (!options.every_kernel) options.backends = command.backends;
   for (const std::string& name : options.backends) backend_named(name);
+  return options;
+}
+
+void run_gemm(const BenchCommand& command, bool quiet) {
+  GemmBenchOptions options = gemm_options(command);
+  std::optional<TuningCache> cache;
+  if (options.device == DeviceKind::kCuda) {
+    cache = TuningCache::load(command.cache.empty() ? default_tuning_cache() : command.cache,
+                              tuning_machine(options.device));
+    options.cache = &*cache;
+  }
   if (!quiet) options.on_progress = [](const std::string& next) { spdlog::info("{}", next); };
   const GemmBenchResult result = bench_gemm(options);
+  for (const std::string& warning : result.warnings) spdlog::warn("{}", warning);
   if (command.json != "-") {
-    print_limits(result.limits);
+    if (options.device == DeviceKind::kCuda) {
+      print_card_limits(result.limits);
+    } else {
+      print_limits(result.limits);
+    }
     fmt::print("{}", gemm_table(result));
+    if (command.explain) fmt::print("{}", gemm_explanation(result));
   }
-  write_results(command, "bench gemm", result.limits, gemm_rows_json(result));
+  write_results(command, "bench gemm", result.limits, gemm_rows_json(result), result.warnings);
   for (const GemmBenchRow& row : result.rows) {
     if (row.check != "ok")
       fail(ErrorKind::kInternal, "{} M={}: {} failed its check: {}", row.shape, row.m, row.kernel, row.check);
@@ -151,7 +137,7 @@ void run_gemm(const BenchCommand& command, bool quiet) {
 }
 
 void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
-  check_subject(command, false);
+  check_subject(command);
   BenchModelOptions options = command.timing;
   options.phase = phase;
   options.seed = command.seed;
@@ -172,7 +158,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     const Model model = Model::load(command.directory, model_options);
     measure({{std::filesystem::path(command.directory).lexically_normal().filename().string(), &model}});
   } else {
-    const ModelConfig config = preset(command.model);
+    const ModelConfig config = known_model(command.model);
     const DType head = parse_head_option(command.head);
     const std::vector<Pattern> patterns = patterns_of(command);
     for (const DType dtype : dtypes_of(command)) {
@@ -223,17 +209,22 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
   bench->footer(
       "Example: slidesparse bench gemm --shape 8192,2048 --dtype int8 --patterns dense,2:4,6:8 --m 1,512");
 
-  auto gemm_options = std::make_shared<BenchCommand>();
+  auto gemm_command = std::make_shared<BenchCommand>();
   CLI::App* gemm = bench->add_subcommand("gemm", "One linear layer at a time, each output checked first");
-  add_common(gemm, gemm_options);
-  gemm->add_option("--shape", gemm_options->shape, "N,K: output and input channels of one's own");
-  gemm->add_option("--min-seconds", gemm_options->min_seconds, "Time a row at least")
+  add_common(gemm, gemm_command);
+  gemm->add_option("--shape", gemm_command->shape, "N,K: output and input channels of one's own");
+  gemm->add_option("--min-seconds", gemm_command->min_seconds, "Time a row at least")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  gemm->add_option("--device", gemm_command->device, "cpu or cuda (default: cuda where there is a card)");
+  gemm->add_option("--cache", gemm_command->cache,
+                   "On a card: file that `tune` wrote (default: $XDG_CACHE_HOME/slidesparse/tuning.json)");
+  gemm->add_flag("--burst", gemm_command->burst, "On a card: rest before each window, so that it is cool");
+  gemm->add_flag("--explain", gemm_command->explain, "Why each kernel was chosen, and why not the others");
   gemm->footer(
       "Example: slidesparse bench gemm --model qwen2.5-7b --dtype int8,fp8 --patterns dense,6:8 --m "
       "1,64,512");
-  gemm->callback([gemm_options, &global] { run_gemm(*gemm_options, global.quiet); });
+  gemm->callback([gemm_command, &global] { run_gemm(*gemm_command, global.quiet); });
 
   for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
     const bool prefill = phase == BenchPhase::kPrefill;

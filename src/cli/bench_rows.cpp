@@ -28,6 +28,13 @@ std::string sparse_text(double share) {
   return share == 0 ? "DENSE" : fmt::format("{:.0f} %", 100 * share);
 }
 
+// "sustained 1335 MHz 690 W 61 C".
+std::string mode_text(const GemmBenchRow& row) {
+  if (!row.card.known) return row.mode;
+  return fmt::format("{} {} MHz {} W {} C", row.mode, row.card.sm_clock_mhz, row.card.power_watts,
+                     row.card.temperature_celsius);
+}
+
 void add_pattern(ordered_json& row, const std::string& pattern) {
   row["pattern"] = pattern;
   if (pattern == "mixed") return;
@@ -63,7 +70,7 @@ double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
 std::string gemm_table(const GemmBenchResult& result) {
   TextTable table(
       {"layer", "N", "K", "M", "dtype", "pattern", "kernel", "sparse", "check", "us (10..90 %)", "GOP/s",
-       "GB/s", "of limit", "vs dense"},
+       "GB/s", "of limit", "vs dense", "mode"},
       {Align::kLeft, Align::kRight, Align::kRight, Align::kRight, Align::kLeft, Align::kLeft, Align::kLeft});
   for (const GemmBenchRow& row : result.rows) {
     std::vector<std::string> cells{row.shape,
@@ -79,17 +86,39 @@ std::string gemm_table(const GemmBenchResult& result) {
       cells.insert(cells.end(), {microseconds(row.seconds), fmt::format("{:.0f}", 1e-9 * row.ops_per_second),
                                  fmt::format("{:.1f}", 1e-9 * row.bytes_per_second),
                                  fmt::format("{:.0f} %", 100 * row.share_of_limit),
-                                 fmt::format("{:.3f}", row.dense_ratio)});
+                                 fmt::format("{:.3f}", row.dense_ratio), mode_text(row)});
     }
     table.add_row(std::move(cells));
   }
   return table.to_string();
 }
 
+std::string gemm_explanation(const GemmBenchResult& result) {
+  std::string text;
+  for (const GemmBenchRow& row : result.rows) {
+    if (row.n == 0) continue;  // a sum
+    text += fmt::format("\n{} {} {} M={}: {}\n", row.shape, dtype_word(row.dtype), row.pattern.to_string(),
+                        row.m, row.kernel);
+    if (row.check == "ok") {
+      text += fmt::format("  {} us, {:.0f} % of the limit\n", microseconds(row.seconds),
+                          100 * row.share_of_limit);
+    } else {
+      text += fmt::format("  no figure: {}\n", row.check);
+    }
+    if (!row.reason.empty()) text += fmt::format("  chosen: {}\n", row.reason);
+    if (!row.runner_up.empty())
+      text +=
+          fmt::format("  runner-up: {}, {:.1f} us when tuned\n", row.runner_up, 1e6 * row.runner_up_seconds);
+    for (const std::string& other : row.others) text += fmt::format("  not {}\n", other);
+  }
+  return text;
+}
+
 ordered_json limits_json(const MachineLimits& limits) {
   return {{"read_bytes_per_second", limits.read_bytes_per_second},
           {"int8_ops_per_second", limits.int8_ops_per_second},
-          {"bf16_flops_per_second", limits.bf16_flops_per_second}};
+          {"bf16_flops_per_second", limits.bf16_flops_per_second},
+          {"fp8_flops_per_second", limits.fp8_flops_per_second}};
 }
 
 ordered_json gemm_rows_json(const GemmBenchResult& result) {
@@ -106,7 +135,19 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
     json["backend"] = row.backend;
     json["kernel"] = row.kernel;
     json["sparse_share"] = row.sparse_share;
+    json["mode"] = row.mode;
+    json["two_roundings"] = row.two_roundings;
     json["check"] = row.check;
+    if (!row.reason.empty()) json["reason"] = row.reason;
+    if (!row.runner_up.empty())
+      json["runner_up"] = {{"kernel", row.runner_up}, {"seconds", row.runner_up_seconds}};
+    if (row.card.known) {
+      json["card"] = {{"sm_clock_mhz", row.card.sm_clock_mhz},
+                      {"power_watts", row.card.power_watts},
+                      {"temperature_celsius", row.card.temperature_celsius},
+                      {"power_capped", row.card.power_capped},
+                      {"throttled", row.card.throttled}};
+    }
     if (row.check == "ok") {
       json["seconds"] = spread_json(row.seconds);
       json["flops_per_second"] = row.ops_per_second;

@@ -11,6 +11,8 @@
 namespace slidesparse {
 
 std::string gemm_table(const GemmBenchResult& result);
+// For each row: kernel, time, share of the limit, why it was chosen, the runner-up, why not the others.
+std::string gemm_explanation(const GemmBenchResult& result);
 nlohmann::ordered_json gemm_rows_json(const GemmBenchResult& result);
 nlohmann::ordered_json limits_json(const MachineLimits& limits);
 

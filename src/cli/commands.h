@@ -23,5 +23,7 @@ void add_tokenize(CLI::App& app, const GlobalOptions& global);
 void add_eval(CLI::App& app, const GlobalOptions& global);
 void add_generate(CLI::App& app, const GlobalOptions& global);
 void add_bench(CLI::App& app, const GlobalOptions& global);
+void add_tune(CLI::App& app, const GlobalOptions& global);
+void add_probe_kernel(CLI::App& app);
 
 }  // namespace slidesparse

@@ -73,6 +73,8 @@ int run(int argc, char** argv) {
   add_eval(app, global);
   add_generate(app, global);
   add_bench(app, global);
+  add_tune(app, global);
+  add_probe_kernel(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

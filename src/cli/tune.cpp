@@ -1,0 +1,133 @@
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/dtype_names.h"
+#include "cli/gemm_subject.h"
+#include "core/cuda/status.h"
+#include "core/dtype_words.h"
+#include "core/fail.h"
+#include "core/log.h"
+#include "core/text.h"
+#include "gemm/tuner.h"
+#include "model/presets.h"
+
+namespace slidesparse {
+namespace {
+
+struct TuneCommand {
+  std::string directory, model, cache, device;
+  std::vector<std::string> dtypes, patterns, backends;
+  std::vector<std::int64_t> m;
+  bool force = false;
+  bool burst = false;
+  double window = 1e-3;
+};
+
+TunerOptions tuner_options(const TuneCommand& command) {
+  const GemmSubject subject =
+      gemm_subject("tune", {command.directory, command.model, "", command.dtypes, command.patterns});
+  TunerOptions options;
+  options.device = parse_device_option(command.device);
+  for (const DType dtype : subject.dtypes) {
+    for (const GemmShape& shape : subject.shapes)
+      options.shapes.push_back({shape.n, shape.k, dtype, shape.bias});
+  }
+  options.patterns = subject.patterns;
+  options.ms = command.m;
+  if (options.ms.empty()) {
+    options.ms = options.device == DeviceKind::kCpu
+                     ? std::vector<std::int64_t>{1, 8, 64, 512}
+                     : std::vector<std::int64_t>{16, 64, 256, 1024, 4096, 16384};
+  }
+  for (const std::int64_t m : options.ms) {
+    if (m < 1 || m > (std::int64_t{1} << 20)) fail(ErrorKind::kUsage, "--m {}: between 1 and {}", m, 1 << 20);
+  }
+  for (const std::string& name : command.backends) {
+    if (backend_named(name).device() != options.device) {
+      fail(ErrorKind::kUsage, "--backend {}: does not run on {}", name,
+           options.device == DeviceKind::kCpu ? "the CPU" : "a GPU");
+    }
+  }
+  options.backends = command.backends;
+  options.force = command.force;
+  options.rules.window_seconds = command.window;
+  if (command.burst) {
+    options.rules.rest_seconds = kBurstRestSeconds;
+    options.rules.window_seconds = kBurstWindowSeconds;
+  }
+  if (options.device == DeviceKind::kCuda) options.probe = probe_kernels;
+  return options;
+}
+
+// "12 s", "3 min 5 s".
+std::string duration(double seconds) {
+  const auto whole = static_cast<long>(seconds + 0.5);
+  return whole < 60 ? fmt::format("{} s", whole) : fmt::format("{} min {} s", whole / 60, whole % 60);
+}
+
+void run_tune(const TuneCommand& command, bool quiet) {
+  TunerOptions options = tuner_options(command);
+  const TuningMachine machine = tuning_machine(options.device);
+  const std::string path = command.cache.empty() ? default_tuning_cache() : command.cache;
+  TuningCache cache = TuningCache::load(path, machine);
+  fmt::print("device: {}{}{}\n", machine.device, machine.driver.empty() ? "" : ", driver " + machine.driver,
+             machine.libraries.empty() ? "" : "; " + machine.libraries);
+  if (const std::int64_t stale = cache.stale(); stale > 0) {
+    fmt::print("{} measurements of other versions of driver, libraries or this program are not used{}\n",
+               stale, command.force ? " and are dropped" : "");
+    if (command.force) cache.drop_stale();
+  }
+  const double start = now_seconds();
+  if (!quiet) {
+    options.on_progress = [&](const std::string& what, double done) {
+      const double gone = now_seconds() - start;
+      spdlog::info("{:3.0f} %  {}{}", 100 * done, what,
+                   done > 0.02 ? fmt::format("  ({} left)", duration(gone / done * (1 - done))) : "");
+    };
+  }
+  const TunerTotals totals = tune(options, cache, path);
+  for (const std::string& line : totals.failures) fmt::print("failed: {}\n", printable(line, 300));
+  fmt::print(
+      "{} problems measured, {} were in the cache, {} impossible here; {} kernels timed, {} failed; {} in "
+      "{}\n",
+      totals.measured, totals.found, totals.impossible, totals.kernels, totals.failed,
+      duration(totals.seconds), printable(path, 300));
+}
+
+}  // namespace
+
+void add_tune(CLI::App& app, const GlobalOptions& global) {
+  auto options = std::make_shared<TuneCommand>();
+  CLI::App* command = app.add_subcommand("tune", "Measure which kernel is fastest for each layer and M");
+  command->add_option("DIR", options->directory, "Packed directory: its own dtype and pattern");
+  command->add_option("--model", options->model,
+                      fmt::format("Shapes of a known model: {}", fmt::join(preset_names(), ", ")));
+  command->add_option("--dtype", options->dtypes, "List of int8, fp8, bf16 (default int8)")->delimiter(',');
+  command->add_option("--patterns", options->patterns, "List of patterns (default dense,6:8)")
+      ->delimiter(',');
+  command
+      ->add_option("--m", options->m,
+                   "List of M, tokens in a step (default 16,64,256,1024,4096,16384; CPU 1,8,64,512)")
+      ->delimiter(',');
+  command->add_option("--backend", options->backends, "List of backends (default: all of the device)")
+      ->delimiter(',');
+  command->add_option("--device", options->device, "cpu or cuda (default: cuda where there is a card)");
+  command->add_option("--cache", options->cache,
+                      "File of measurements (default: $XDG_CACHE_HOME/slidesparse/tuning.json)");
+  command->add_option("--window", options->window, "Seconds of one timing")
+      ->check(CLI::Range(1e-6, 60.0))
+      ->capture_default_str();
+  command->add_flag("--force", options->force, "Measure again what the cache has; drop stale measurements");
+  command->add_flag("--burst", options->burst, "Rest before each window of the last rounds: a cool card");
+  command->footer(
+      "Goes on where it was stopped.\n"
+      "Example: slidesparse tune --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 64,2048");
+  command->callback([options, &global] { run_tune(*options, global.quiet); });
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,106 @@
+#include "gemm/race.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/fail.h"
+#include "slidesparse/core/error.h"
+
+namespace slidesparse {
+namespace {
+
+struct Lane {
+  RaceRow row;
+  std::unique_ptr<RaceRunner> runner;  // null: out of the race
+  std::vector<double> samples;
+
+  double now() const { return summarise(samples).median; }
+  void leave() { runner.reset(); }
+  void fail_with(const std::string& why) {
+    row.check = why;
+    samples.clear();
+    leave();
+  }
+};
+
+using Lanes = std::vector<Lane>;
+
+// Runs `body`; an error takes the lane out of the race. A request to stop goes on to the caller.
+template <typename Body>
+void guarded(Lane& lane, const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInterrupted) throw;
+    lane.fail_with(error.what());
+  }
+}
+
+void round_of(Lanes& lanes, RaceTrack& track, const RaceRules& rules, double rest) {
+  if (rules.between) rules.between();
+  for (Lane& lane : lanes) {
+    if (!lane.runner) continue;
+    if (rest > 0) track.rest(rest);
+    guarded(lane, [&] { lane.samples.push_back(lane.runner->time(rules.window_seconds)); });
+  }
+}
+
+// Lanes of one problem that are still in the race, fastest first.
+std::vector<Lane*> standing(Lanes& lanes, const std::string& problem) {
+  std::vector<Lane*> found;
+  for (Lane& lane : lanes) {
+    if (lane.runner && lane.row.entrant.desc.to_string() == problem) found.push_back(&lane);
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [](const Lane* a, const Lane* b) { return a->now() < b->now(); });
+  return found;
+}
+
+// Drops what is slower than `limit` times the best of its problem, or beyond the first `most`.
+void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double limit, std::size_t most) {
+  for (const std::string& problem : problems) {
+    const std::vector<Lane*> order = standing(lanes, problem);
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      if (i >= most || order[i]->now() > limit * order[0]->now()) order[i]->leave();
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, const RaceRules& rules) {
+  Lanes lanes;
+  std::vector<std::string> problems;
+  for (RaceEntrant& entrant : entrants) {
+    const std::string problem = entrant.desc.to_string();
+    if (std::find(problems.begin(), problems.end(), problem) == problems.end()) problems.push_back(problem);
+    Lane& lane = lanes.emplace_back();
+    lane.row.entrant = std::move(entrant);
+    guarded(lane, [&] {
+      lane.runner = track.prepare(lane.row.entrant);
+      lane.row.check = lane.runner->check();
+    });
+    if (lane.row.check != "ok") lane.leave();
+  }
+  const auto everyone = lanes.size();
+  for (int round = 0; round < rules.screening; ++round) {
+    round_of(lanes, track, rules, 0);
+    const bool last = round + 1 == rules.screening;
+    drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
+              last ? static_cast<std::size_t>(rules.finalists) : everyone);
+  }
+  for (Lane& lane : lanes) {
+    if (!lane.runner) continue;
+    lane.row.finalist = true;
+    lane.samples.clear();
+  }
+  for (int round = 0; round < rules.rounds; ++round) round_of(lanes, track, rules, rules.rest_seconds);
+  std::vector<RaceRow> rows;
+  for (Lane& lane : lanes) {
+    lane.row.seconds = summarise(lane.samples);
+    rows.push_back(std::move(lane.row));
+  }
+  return rows;
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/samples.h"
+#include "gemm/backend.h"
+
+namespace slidesparse {
+
+// A kernel with a problem that it could run, M included.
+struct RaceEntrant {
+  GemmDesc desc;
+  const Backend* backend = nullptr;
+  KernelDesc kernel;
+};
+
+// An entrant made ready: weights prepared, memory there.
+class RaceRunner {
+ public:
+  virtual ~RaceRunner() = default;
+  // "ok", or the first sampled output that is wrong. Throws Error when it cannot run.
+  virtual std::string check() = 0;
+  // Runs long enough to be timed and at least `at_least` seconds, over inputs that no cache holds; seconds of
+  // one run with everything that belongs to it. Throws Error.
+  virtual double time(double at_least) = 0;
+};
+
+// Where a race is run: a card or the processor.
+class RaceTrack {
+ public:
+  virtual ~RaceTrack() = default;
+  // Throws Error with the reason when `entrant` cannot be made ready.
+  virtual std::unique_ptr<RaceRunner> prepare(const RaceEntrant& entrant) = 0;
+  // Lets the machine rest, so that a short run meets a cool one.
+  virtual void rest(double seconds) = 0;
+};
+
+struct RaceRules {
+  double window_seconds = 1e-3;  // one timing of one entrant
+  double first_limit = 1.3;      // after the first round: slower than this many times the best of its problem
+  double later_limit = 1.1;      // after each round up to `screening`: dropped
+  int screening = 3;             // rounds in which entrants are dropped
+  int finalists = 3;             // of each problem, that go on
+  int rounds = 7;                // of finalists, interleaved; their figures come from these
+  // In the last rounds each window follows this rest: a card that has cooled down runs faster than one at its
+  // power limit. 0: sustained.
+  double rest_seconds = 0;
+  std::function<void()> between;  // called between rounds: may throw to stop
+};
+
+// "burst": this rest before each window, which is this long.
+constexpr double kBurstRestSeconds = 60e-3;
+constexpr double kBurstWindowSeconds = 4e-3;
+
+struct RaceRow {
+  RaceEntrant entrant;
+  std::string check;      // "ok", or why there is no figure
+  bool finalist = false;  // false: dropped early; its figure is from the first rounds
+  Spread seconds;         // all zero unless check is "ok"
+};
+
+// Times entrants against each other, round by round, so that a drift of the machine meets all alike; those of
+// one problem (equal descs) compete. Each is checked before it is timed; what throws or is wrong is reported
+// and dropped. Rows stand in the order of `entrants`.
+std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, const RaceRules& rules);
+
+}  // namespace slidesparse

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "gemm/backend.h"
+
+namespace slidesparse {
+
+// Random weights of one problem as a directory stores them (values, codes, scales, bias), `copies` times.
+// Values are finite: E4M3 and BF16 below 2, so that sums stay moderate.
+class RandomWeights {
+ public:
+  RandomWeights(const GemmDesc& desc, std::uint64_t seed, std::int64_t copies = 1);
+
+  std::int64_t copies() const { return copies_; }
+  std::int64_t copy_bytes() const { return value_bytes_ + code_bytes_; }
+  // Rows [row, row + rows) of a copy.
+  WeightSource source(std::int64_t copy, std::int64_t row, std::int64_t rows) const;
+
+ private:
+  GemmDesc desc_;
+  std::int64_t value_bytes_ = 0;
+  std::int64_t code_bytes_ = 0;
+  std::int64_t copies_ = 1;
+  Buffer values_;
+  Buffer codes_;
+  std::vector<float> scales_;
+  std::vector<std::uint16_t> bias_;  // BF16, as models have it
+};
+
+// Bytes of one copy's values and codes.
+std::int64_t random_weight_bytes(const GemmDesc& desc);
+
+// Fills `count` elements with finite random values.
+void fill_random_values(DType dtype, std::byte* data, std::int64_t count, std::uint64_t seed);
+
+// One output of the problem, by the reference backend: x is one token of K quantised (or BF16) values.
+float reference_output(const GemmDesc& desc, const WeightSource& one_row, const void* x, float x_scale);
+
+// How far a right output may be from the reference's. INT8 sums are exact: what is left are roundings to BF16
+// (two where the kernel says so). FP8 and BF16: |x| |w| bounds the sum of the products' magnitudes; FP32 adds
+// in at least eight parts. `short_sums`: tensor cores keep about 14 bits within a chain of instructions of 32
+// products, so that up to 2^-13 of a partial sum is lost at each; partial sums are around |x| |w| / sqrt(K).
+double output_tolerance(const GemmDesc& desc, const KernelDesc& kernel, const WeightSource& one_row,
+                        const void* x, float x_scale, double expected, bool short_sums);
+
+}  // namespace slidesparse

@@ -1,0 +1,194 @@
+#include "gemm/tuner.h"
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "core/fail.h"
+#include "core/interrupt.h"
+#include "slidesparse/core/error.h"
+
+namespace slidesparse {
+namespace {
+
+// Time of one shape and M in units of nothing: a fixed part and what grows with the work.
+double cost(const TrackShape& shape, std::int64_t m) {
+  return 2e9 + static_cast<double>(shape.n) * static_cast<double>(shape.k) * static_cast<double>(m + 64);
+}
+
+std::string key_of(const RaceEntrant& entrant) {
+  return fmt::format("{} {} {} {}", entrant.backend->name(), entrant.kernel.name, entrant.kernel.config,
+                     dtype_name(entrant.desc.w));
+}
+
+TunedKernel to_tuned(const RaceRow& row) {
+  const KernelDesc& kernel = row.entrant.kernel;
+  TunedKernel tuned;
+  tuned.backend = row.entrant.backend->name();
+  tuned.name = kernel.name;
+  tuned.config = kernel.config;
+  tuned.id = kernel.id;
+  tuned.sparse = kernel.sparse;
+  tuned.two_roundings = kernel.two_roundings;
+  tuned.reproducible = kernel.reproducible;
+  tuned.finalist = row.finalist;
+  if (row.check == "ok") {
+    tuned.seconds = row.seconds;
+  } else {
+    tuned.bad = row.check.empty() ? "not run" : row.check;
+  }
+  return tuned;
+}
+
+class Tuner {
+ public:
+  Tuner(const TunerOptions& options, TuningCache& cache, const std::string& path)
+      : options_(options), cache_(cache), path_(path), saved_(now_seconds()) {
+    options_.rules.between = [] {
+      check_interrupt("what was measured is in the cache: the same command goes on from there");
+    };
+  }
+
+  TunerTotals run() {
+    const double start = now_seconds();
+    const std::vector<TrackShape> shapes = unique_shapes(options_.shapes);
+    double all = 0, done = 0;
+    for (const TrackShape& shape : shapes) {
+      for (const std::int64_t m : options_.ms) all += cost(shape, m);
+    }
+    try {
+      for (const TrackShape& shape : shapes) {
+        std::unique_ptr<RaceTrack> track;  // made when something is to be measured
+        for (const std::int64_t m : options_.ms) {
+          if (options_.on_progress) {
+            options_.on_progress(
+                fmt::format("{} N={} K={} M={}", dtype_name(shape.dtype), shape.n, shape.k, m), done / all);
+          }
+          tune_one(shape, m, track);
+          done += cost(shape, m);
+          save(false);
+        }
+      }
+    } catch (...) {
+      save(true);
+      throw;
+    }
+    save(true);
+    totals_.seconds = now_seconds() - start;
+    return totals_;
+  }
+
+ private:
+  void tune_one(const TrackShape& shape, std::int64_t m, std::unique_ptr<RaceTrack>& track) {
+    check_interrupt("what was measured is in the cache: the same command goes on from there");
+    std::vector<RaceEntrant> entrants;
+    std::vector<GemmDesc> problems;
+    for (const Pattern& pattern : options_.patterns) {
+      const GemmDesc desc = track_desc(shape, pattern, m, {options_.device, 0});
+      if (!options_.force && cache_.at(TuningProblem::of(desc), m) != nullptr) {
+        ++totals_.found;
+        continue;
+      }
+      const std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
+      if (here.empty()) {
+        ++totals_.impossible;
+        continue;
+      }
+      problems.push_back(desc);
+      entrants.insert(entrants.end(), here.begin(), here.end());
+    }
+    if (problems.empty()) return;
+    std::vector<RaceRow> rows = set_aside_risky(shape, entrants);
+    if (!track) track = make_race_track(shape, options_.device, options_.seed);
+    for (RaceRow& row : race(*track, std::move(entrants), options_.rules)) rows.push_back(std::move(row));
+    for (const GemmDesc& desc : problems) store(desc, rows);
+  }
+
+  // Takes out of `entrants` what does not survive in another process; returns their rows.
+  std::vector<RaceRow> set_aside_risky(const TrackShape& shape, std::vector<RaceEntrant>& entrants) {
+    std::vector<RaceRow> rows;
+    if (!options_.probe) return rows;
+    std::vector<RaceEntrant> unknown;
+    for (const RaceEntrant& entrant : entrants) {
+      if (entrant.backend->name() != "cusparselt" || !probed_.insert(key_of(entrant)).second) continue;
+      unknown.push_back(entrant);
+    }
+    if (!unknown.empty()) {
+      const std::vector<std::string> reasons = options_.probe(shape, unknown);
+      for (std::size_t i = 0; i < unknown.size(); ++i) {
+        if (!reasons[i].empty()) bad_[key_of(unknown[i])] = reasons[i];
+      }
+    }
+    std::erase_if(entrants, [&](const RaceEntrant& entrant) {
+      const auto found = bad_.find(key_of(entrant));
+      if (found == bad_.end()) return false;
+      RaceRow row;
+      row.entrant = entrant;
+      row.check = found->second;
+      rows.push_back(std::move(row));
+      return true;
+    });
+    return rows;
+  }
+
+  void store(const GemmDesc& desc, const std::vector<RaceRow>& rows) {
+    TunedPoint point;
+    point.mode = options_.device == DeviceKind::kCpu ? "cpu"
+                 : options_.rules.rest_seconds > 0   ? "burst"
+                                                     : "sustained";
+    for (const RaceRow& row : rows) {
+      if (row.entrant.desc.to_string() != desc.to_string()) continue;
+      point.kernels.push_back(to_tuned(row));
+      ++totals_.kernels;
+      if (row.check == "ok") continue;
+      ++totals_.failed;
+      const std::string line =
+          fmt::format("{} {}: {}", row.entrant.kernel.name, row.entrant.kernel.config, row.check);
+      const std::string kind = line.substr(0, line.find(" token"));
+      if (failures_.insert(kind).second) totals_.failures.push_back(line);
+    }
+    std::stable_sort(point.kernels.begin(), point.kernels.end(),
+                     [](const TunedKernel& a, const TunedKernel& b) {
+                       return std::tuple(!a.bad.empty(), !a.finalist, a.seconds.median) <
+                              std::tuple(!b.bad.empty(), !b.finalist, b.seconds.median);
+                     });
+    cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
+    ++totals_.measured;
+  }
+
+  void save(bool now) {
+    if (path_.empty() || totals_.measured == saved_measured_) return;
+    if (!now && now_seconds() - saved_ < options_.save_seconds) return;
+    cache_.save(path_);
+    saved_ = now_seconds();
+    saved_measured_ = totals_.measured;
+  }
+
+  TunerOptions options_;
+  TuningCache& cache_;
+  std::string path_;
+  TunerTotals totals_;
+  std::set<std::string> failures_;
+  std::set<std::string> probed_;            // kernels that another process has run
+  std::map<std::string, std::string> bad_;  // those that did not survive it, and why
+  double saved_ = 0;
+  int saved_measured_ = 0;
+};
+
+}  // namespace
+
+std::vector<TrackShape> unique_shapes(const std::vector<TrackShape>& shapes) {
+  std::vector<TrackShape> unique;
+  std::set<std::tuple<std::int64_t, std::int64_t, DType, bool>> seen;
+  for (const TrackShape& shape : shapes) {
+    if (seen.emplace(shape.n, shape.k, shape.dtype, shape.bias).second) unique.push_back(shape);
+  }
+  return unique;
+}
+
+TunerTotals tune(const TunerOptions& options, TuningCache& cache, const std::string& path) {
+  require(!options.patterns.empty() && !options.ms.empty(), "tune: no patterns or no M");
+  return Tuner(options, cache, path).run();
+}
+
+}  // namespace slidesparse
