@@ -107,8 +107,18 @@ Window sized_window(const CudaStream& stream, std::int64_t copies, double second
   return Window(stream, rounds * copies, call);
 }
 
-void copy_moving(std::byte* to, const std::byte* from, std::int64_t bytes, const CudaStream& stream) {
+// The two ways to copy `bytes` / 2 from one place to another.
+void copy_by_library(std::byte* to, const std::byte* from, std::int64_t bytes, const CudaStream& stream) {
   copy_on_device(to, from, bytes / 2, stream.handle());
+}
+void copy_by_kernel(std::byte* to, const std::byte* from, std::int64_t bytes, const CudaStream& stream) {
+  cuda_check(cuda::copy_wide(to, from, (bytes / 2 + 15) / 16 * 16, stream.handle()), "copy_wide");
+}
+
+Spread faster(const std::vector<double>& a, const std::vector<double>& b) {
+  const Spread first = summarise(a);
+  const Spread second = summarise(b);
+  return first.median < second.median ? first : second;
 }
 
 double asymptotic_copy_rate(const QuantBenchOptions& options, const CudaStream& stream) {
@@ -116,12 +126,16 @@ double asymptotic_copy_rate(const QuantBenchOptions& options, const CudaStream& 
   DeviceBuffer to(kAsymptoticBytes / 2, "benchmark: copy target");
   cuda_check(cuda::fill_random(DType::kI8, from.data(), from.size(), options.seed, stream.handle()),
              "fill_random");
-  Window window = sized_window(stream, 2, options.window_seconds, [&](std::int64_t) {
-    copy_moving(to.data(), from.data(), kAsymptoticBytes, stream);
-  });
-  std::vector<double> seconds;
-  for (int round = 0; round < options.rounds; ++round) seconds.push_back(window.measure(stream));
-  return static_cast<double>(kAsymptoticBytes) / summarise(seconds).median;
+  std::vector<double> seconds[2];
+  Window windows[2] = {
+      sized_window(stream, 2, options.window_seconds,
+                   [&](std::int64_t) { copy_by_library(to.data(), from.data(), kAsymptoticBytes, stream); }),
+      sized_window(stream, 2, options.window_seconds,
+                   [&](std::int64_t) { copy_by_kernel(to.data(), from.data(), kAsymptoticBytes, stream); })};
+  for (int round = 0; round < options.rounds; ++round) {
+    for (int i = 0; i < 2; ++i) seconds[i].push_back(windows[i].measure(stream));
+  }
+  return static_cast<double>(kAsymptoticBytes) / faster(seconds[0], seconds[1]).median;
 }
 
 QuantBenchRow measure(const QuantBenchCase& c, const QuantBenchOptions& options, const CudaStream& stream) {
@@ -181,22 +195,28 @@ QuantBenchRow measure(const QuantBenchCase& c, const QuantBenchOptions& options,
     cuda_check(cuda::quantize(args, stream.handle()), "quantize", fmt::format("of [{}, {}]", c.m, c.k));
   };
   Window kernel = sized_window(stream, copies, options.window_seconds, call);
-  Window copy = sized_window(stream, copies, options.window_seconds, [&](std::int64_t i) {
-    copy_moving(to.data() + i % copies * half, from.data() + i % copies * half, row.bytes, stream);
-  });
+  const auto copy_with = [&](auto copy) {
+    return sized_window(stream, copies, options.window_seconds, [&, copy](std::int64_t i) {
+      copy(to.data() + i % copies * half, from.data() + i % copies * half, row.bytes, stream);
+    });
+  };
+  Window library_copy = copy_with(copy_by_library);
+  Window kernel_copy = copy_with(copy_by_kernel);
   Window empty = sized_window(stream, 1, options.window_seconds, [&](std::int64_t) {
     cuda_check(cuda::launch_nothing(stream.handle()), "launch_nothing");
   });
   std::vector<double> kernels;
-  std::vector<double> copied;
+  std::vector<double> copied_by_library;
+  std::vector<double> copied_by_kernel;
   std::vector<double> emptied;
   for (int round = 0; round < options.rounds; ++round) {
     kernels.push_back(kernel.measure(stream));
-    copied.push_back(copy.measure(stream));
+    copied_by_library.push_back(library_copy.measure(stream));
+    copied_by_kernel.push_back(kernel_copy.measure(stream));
     emptied.push_back(empty.measure(stream));
   }
   row.seconds = summarise(kernels);
-  row.copy_seconds = summarise(copied);
+  row.copy_seconds = faster(copied_by_library, copied_by_kernel);
   row.empty_seconds = summarise(emptied).median;
   row.bytes_per_second = static_cast<double>(row.bytes) / row.seconds.median;
   row.share_of_copy = row.copy_seconds.median / row.seconds.median;

@@ -33,9 +33,11 @@ struct QuantBenchOptions {
 
 struct QuantBenchRow {
   QuantBenchCase problem;
-  std::int64_t bytes = 0;    // read once and written once: activations, update, residual, codes, scales
-  Spread seconds;            // of one call
-  Spread copy_seconds;       // of a device-to-device copy that moves as many bytes, half in and half out
+  std::int64_t bytes = 0;  // read once and written once: activations, update, residual, codes, scales
+  Spread seconds;          // of one call
+  // Of a device-to-device copy that moves as many bytes, half in and half out: the library's or a kernel of
+  // 16-byte accesses, whichever is faster.
+  Spread copy_seconds;
   double empty_seconds = 0;  // of a kernel that does nothing, in the same turns: median
   double bytes_per_second = 0;
   double share_of_copy = 0;        // copy_seconds / seconds, medians
@@ -46,7 +48,7 @@ struct QuantBenchRow {
 };
 
 struct QuantBenchResult {
-  double copy_rate = 0;  // bytes a second, in and out counted, of a copy that moves 1 GiB
+  double copy_rate = 0;  // bytes a second, in and out counted, of the faster copy when it moves 1 GiB
   std::vector<QuantBenchRow> rows;
 };
 

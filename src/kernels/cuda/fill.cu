@@ -53,6 +53,21 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(void* to, std::int64_t c
 
 __global__ void nothing_kernel() {}
 
+constexpr int kCopyDepth = 4;
+
+__global__ void __launch_bounds__(kThreads) copy_kernel(uint4* to, const uint4* from, std::int64_t count) {
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kCopyDepth) + threadIdx.x;
+  uint4 pieces[kCopyDepth];
+#pragma unroll
+  for (int i = 0; i < kCopyDepth; ++i) {
+    if (first + i * kThreads < count) pieces[i] = from[first + i * kThreads];
+  }
+#pragma unroll
+  for (int i = 0; i < kCopyDepth; ++i) {
+    if (first + i * kThreads < count) to[first + i * kThreads] = pieces[i];
+  }
+}
+
 template <DType kType>
 int launch(void* to, std::int64_t count, std::uint64_t seed, void* stream) {
   const std::int64_t blocks = std::min(kMostBlocks, (count + kThreads - 1) / kThreads);
@@ -62,6 +77,18 @@ int launch(void* to, std::int64_t count, std::uint64_t seed, void* stream) {
 }
 
 }  // namespace
+
+int copy_wide(void* to, const void* from, std::int64_t bytes, void* stream) {
+  if (bytes == 0) return cudaSuccess;
+  const auto together = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) |
+                        static_cast<std::uintptr_t>(bytes);
+  if (bytes < 0 || together % sizeof(uint4) != 0) return cudaErrorInvalidValue;
+  const std::int64_t count = bytes / static_cast<std::int64_t>(sizeof(uint4));
+  const std::int64_t blocks = (count + kThreads * kCopyDepth - 1) / (kThreads * kCopyDepth);
+  copy_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      static_cast<uint4*>(to), static_cast<const uint4*>(from), count);
+  return cudaGetLastError();
+}
 
 int launch_nothing(void* stream) {
   nothing_kernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>();

@@ -15,6 +15,10 @@ namespace slidesparse::cuda {
 // Returns a cudaError_t.
 int fill_random(DType dtype, void* to, std::int64_t count, std::uint64_t seed, void* stream);
 
+// Copies `bytes` (a multiple of 16, both addresses too) with 16-byte accesses: what a kernel that only moves
+// data reaches. Returns a cudaError_t.
+int copy_wide(void* to, const void* from, std::int64_t bytes, void* stream);
+
 // A kernel of one thread that does nothing: what a launch costs by itself. Returns a cudaError_t.
 int launch_nothing(void* stream);
 

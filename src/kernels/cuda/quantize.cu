@@ -56,8 +56,14 @@ QuantizePlan make_plan(const QuantizeArgs& args) {
     const auto parts = static_cast<std::uint32_t>(a.lift - 1);
     plan.windows = static_cast<int>(plan.k_out / 4);
     plan.window_magic = 0xffffffffu / parts + 1;
+    plan.pair_magic = 0xffffffffu / static_cast<std::uint32_t>(a.lift) + 1;
   }
-  if (a.lift != 0 || a.perm != nullptr) {
+  const bool in_registers = a.k <= kLongestRow;
+  if (a.lift != 0 && element == 1 && in_registers) {
+    plan.lifted = static_cast<int>((plan.k_out + 15) / 16 * 16);
+    plan.lifted_vectors = (plan.windows / (a.lift - 1) * a.lift + 3) / 4;
+    plan.row_bytes = plan.lifted;
+  } else if (a.lift != 0 || a.perm != nullptr) {
     // To the end of the last group, and vectors as a whole.
     plan.staged = static_cast<int>((a.k + 16 + 31) / 32 * 32);
     plan.row_bytes = static_cast<int>(plan.staged * element);
@@ -70,7 +76,8 @@ QuantizePlan make_plan(const QuantizeArgs& args) {
   }
   plan.wide_in = wide;
   // Straight 8-bit codes leave registers 8 at a time; everything else 16 bytes at a time.
-  const std::int64_t store = plan.staged == 0 && element == 1 && a.k <= kLongestRow ? 8 : 16;
+  const bool straight = plan.staged == 0 && plan.lifted == 0;
+  const std::int64_t store = straight && element == 1 && in_registers ? 8 : 16;
   plan.wide_out = is_multiple(a.q, static_cast<std::uintptr_t>(store)) && a.ldq * element % store == 0;
   plan.wide_perm = is_multiple(a.perm, 16);
   return plan;

@@ -17,10 +17,13 @@ struct QuantizePlan {
   std::int64_t rows = 0;   // with padded ones
   std::int64_t k_out = 0;  // lanes of an output row that hold something
   int vectors = 0;         // of 8 elements, of an input row
-  int staged = 0;          // elements of a row in shared memory, multiple of 32; 0: codes go straight out
-  int row_bytes = 0;       // shared memory of a row
-  int windows = 0;         // of 4 lanes, of a lifted row
+  int staged = 0;  // elements of a row in shared memory before they are rearranged, multiple of 32; 0: none
+  int lifted = 0;  // bytes of a lifted row of 8-bit codes in shared memory, multiple of 16; 0: none
+  int lifted_vectors = 0;          // of 8 lanes, to the end of its last group
+  int row_bytes = 0;               // shared memory of a row
+  int windows = 0;                 // of 4 lanes, of a lifted row
   std::uint32_t window_magic = 0;  // __umulhi(window, it) is window / (lift - 1)
+  std::uint32_t pair_magic = 0;    // __umulhi(pair, it) is pair / lift
   bool wide_in = false;            // 16-byte loads fit all inputs
   bool wide_out = false;           // 16-byte (straight 8-bit codes: 8-byte) stores fit
   bool wide_perm = false;
@@ -42,7 +45,7 @@ cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
 template <Codes C>
 constexpr int kCodeBytes = C == Codes::kBF16 ? 2 : 1;
 
-// Eight BF16 values (or nothing but zeros) to one or two words of codes.
+// Eight BF16 values to two words of codes; of a token that is not usable they must be zeros.
 template <Codes C>
 __device__ inline uint2 codes_of(const uint4& v, const TokenScale& token) {
   const float s = token.inverse;
@@ -50,13 +53,11 @@ __device__ inline uint2 codes_of(const uint4& v, const TokenScale& token) {
               d = high_float(v.y) * s;
   const float e = low_float(v.z) * s, f = high_float(v.z) * s, g = low_float(v.w) * s,
               h = high_float(v.w) * s;
-  uint2 out;
   if constexpr (C == Codes::kI8) {
-    out = make_uint2(int8_codes(a, b, c, d), int8_codes(e, f, g, h));
+    return make_uint2(int8_codes(a, b, c, d), int8_codes(e, f, g, h));
   } else {
-    out = make_uint2(e4m3_codes(a, b, c, d), e4m3_codes(e, f, g, h));
+    return make_uint2(e4m3_codes(a, b, c, d), e4m3_codes(e, f, g, h));
   }
-  return token.usable ? out : make_uint2(0, 0);
 }
 
 template <Codes C>

@@ -10,6 +10,8 @@
 namespace slidesparse::cuda {
 
 constexpr int kMostBlockRows = 4;
+// Blocks up to this size get few enough registers that two fit a multiprocessor.
+constexpr int kUsualThreads = 640;
 
 template <typename T>
 struct StagedCodes {
@@ -125,9 +127,74 @@ __device__ inline std::uint32_t largest_of_row(const uint4 (&v)[kDepth], std::ui
   return __reduce_max_sync(0xffffffffu, largest);
 }
 
+// Puts the codes of vector i (lanes 8 i .. 8 i + 7) into the windows of a lifted row that they belong to. A
+// window begins at every pair of lanes but the last of a group and holds the next pair too: pair p of group g
+// = p / N begins window p - g.
+__device__ inline void lift_vector(const QuantizePlan& p, std::uint8_t* lifted, int i, uint2 codes) {
+  auto* const words = reinterpret_cast<std::uint32_t*>(lifted);
+  const std::uint32_t middle = __byte_perm(codes.x, codes.y, 0x5432);
+  const int n = p.args.lift;
+  if (n == 4) {  // a vector is a group
+    words[3 * i] = codes.x;
+    words[3 * i + 1] = middle;
+    words[3 * i + 2] = codes.y;
+    return;
+  }
+  auto* const halves = reinterpret_cast<std::uint16_t*>(lifted);
+  const int group = static_cast<int>(__umulhi(static_cast<std::uint32_t>(4 * i), p.pair_magic));
+  int within = 4 * i - group * n;
+  int window = 4 * i - group;
+  const auto next = [&] {
+    if (++within == n) {
+      within = 0;
+    } else {
+      ++window;
+    }
+  };
+  // The first pair is also the second half of the window before.
+  if (within != 0 && window <= p.windows) halves[2 * window - 1] = static_cast<std::uint16_t>(codes.x);
+  if (within != n - 1 && window < p.windows) words[window] = codes.x;
+  next();
+  if (within != n - 1 && window < p.windows) words[window] = middle;
+  next();
+  if (within != n - 1 && window < p.windows) words[window] = codes.y;
+  next();
+  // The vector after this one has the second half.
+  if (within != n - 1 && window < p.windows) halves[2 * window] = static_cast<std::uint16_t>(codes.y >> 16);
+}
+
+// Quantises a row and writes it lifted: the row is put together in shared memory.
+template <Codes C, int kDepth>
+__device__ inline void write_lifted(const QuantizePlan& p, std::int64_t row, const uint4 (&v)[kDepth],
+                                    const TokenScale& token, std::uint8_t* shared) {
+  const int threads = static_cast<int>(blockDim.x);
+  const int t = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    const int i = s * threads + t;
+    if (i < p.lifted_vectors) lift_vector(p, shared, i, codes_of<C>(v[s], token));
+  }
+  for (int i = kDepth * threads + t; i < p.lifted_vectors; i += threads) {
+    lift_vector(p, shared, i, make_uint2(0, 0));
+  }
+  if (4 * (p.windows + t) < p.lifted) reinterpret_cast<std::uint32_t*>(shared)[p.windows + t] = 0;
+  row_barrier();
+  if (row >= p.rows) return;
+  const int width = static_cast<int>(p.args.ldq);
+  auto* const to = static_cast<std::uint8_t*>(p.args.q) + row * p.args.ldq;
+  for (int at = 16 * t; at < width; at += 16 * threads) {
+    const uint4 piece = at < p.lifted ? *reinterpret_cast<const uint4*>(shared + at) : make_uint4(0, 0, 0, 0);
+    if (p.wide_out) {
+      *reinterpret_cast<uint4*>(to + at) = piece;
+    } else {
+      store_narrow(to, at, width, piece, 16);
+    }
+  }
+}
+
 // From the BF16 values of a row to its codes and scale. `shared`: p.row_bytes that nobody reads any more.
 template <Codes C, int kDepth>
-__device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, const uint4 (&v)[kDepth],
+__device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, uint4 (&v)[kDepth],
                                   std::uint8_t* shared, std::uint32_t* partial) {
   using Element = std::conditional_t<C == Codes::kBF16, std::uint16_t, std::uint8_t>;
   const QuantizeArgs& a = p.args;
@@ -136,6 +203,14 @@ __device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, const
   if constexpr (C != Codes::kBF16) {
     token = token_scale(largest_of_row(v, partial), kDivisor<C>);
     if (threadIdx.x == 0 && written) a.scale[row] = token.scale;
+    if (!token.usable) {
+#pragma unroll
+      for (int s = 0; s < kDepth; ++s) v[s] = make_uint4(0, 0, 0, 0);
+    }
+    if (p.lifted != 0) {
+      write_lifted<C>(p, row, v, token, shared);
+      return;
+    }
   }
 
   if (p.staged == 0) {
@@ -180,8 +255,9 @@ __device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, const
   }
 }
 
-template <Producer kProducer, Codes C, int kDepth>
-__global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ QuantizePlan p) {
+template <Producer kProducer, Codes C, int kDepth, int kMostThreads>
+__global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 2 : 1)
+    quantize_rows(const __grid_constant__ QuantizePlan p) {
   extern __shared__ __align__(16) std::uint8_t shared[];
   __shared__ std::uint32_t partials[kMostBlockRows][32];
   __shared__ float inverses[kMostBlockRows];
@@ -233,6 +309,9 @@ __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ Qu
     const float inverse = inverses[threadIdx.y];
 #pragma unroll
     for (int s = 0; s < kDepth; ++s) {
+      // From shared memory again: registers that waited for the sum would keep other blocks out.
+      const int i = s * blockDim.x + threadIdx.x;
+      if (i < p.vectors) v[s] = vectors[i];
       // What stands behind the row stays +0, whatever the inverse is.
       const bool inside =
           live && s * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x) < p.vectors;
@@ -243,16 +322,17 @@ __global__ void __launch_bounds__(1024) quantize_rows(const __grid_constant__ Qu
     }
   }
 
-  // The norm's copy in shared memory was read before the barrier in front of `inverses`.
+  // Codes take the place of the norm's copy behind the barrier that largest_of_row() has; BF16 needs one.
+  if (kProducer == Producer::kRmsNorm && (C == Codes::kBF16 || blockDim.x == 32)) row_barrier();
   finish_row<C>(p, row, v, row_shared, partials[threadIdx.y]);
 }
 
-template <Producer kProducer, Codes C, int kDepth>
-cudaError_t launch_depth(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
-  const auto kernel = quantize_rows<kProducer, C, kDepth>;
+template <Producer kProducer, Codes C, int kDepth, int kMostThreads>
+cudaError_t launch_rows(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
+  const auto kernel = quantize_rows<kProducer, C, kDepth, kMostThreads>;
   const int bytes = plan.row_bytes * shape.rows;
-  constexpr int kAlwaysThere = 48 * 1024;
-  if (bytes > kAlwaysThere - 1024) {
+  constexpr int kAlwaysThere = 46 * 1024;  // beside what the kernel has of itself
+  if (bytes > kAlwaysThere) {
     const cudaError_t status =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (status != cudaSuccess) return status;
@@ -264,8 +344,10 @@ cudaError_t launch_depth(const QuantizePlan& plan, const QuantizeShape& shape, c
 
 template <Producer kProducer, Codes C>
 cudaError_t launch_codes(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
-  return shape.depth == 1 ? launch_depth<kProducer, C, 1>(plan, shape, stream)
-                          : launch_depth<kProducer, C, 4>(plan, shape, stream);
+  if (shape.depth == 1) return launch_rows<kProducer, C, 1, 1024>(plan, shape, stream);
+  return shape.threads * shape.rows <= kUsualThreads
+             ? launch_rows<kProducer, C, 4, kUsualThreads>(plan, shape, stream)
+             : launch_rows<kProducer, C, 4, 1024>(plan, shape, stream);
 }
 
 template <Producer kProducer>

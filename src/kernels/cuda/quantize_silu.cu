@@ -16,7 +16,6 @@ constexpr std::uint32_t kLastKey = kLastExponent << 8;
 constexpr int kTableEntries = static_cast<int>(kLastKey - kFirstKey);
 constexpr int kTableBytes = kTableEntries * 4;
 constexpr int kThreadsWanted = 512;
-constexpr int kMostThreads = 640;
 constexpr int kBlocksAProcessor = 2;
 // Elements from which on the table pays: it takes a microsecond.
 constexpr std::int64_t kManyElements = std::int64_t{1} << 23;
@@ -43,7 +42,7 @@ __device__ inline uint4 table_vector(const float* table, const uint4& gate, cons
 }
 
 template <Codes C>
-__global__ void __launch_bounds__(kMostThreads, kBlocksAProcessor)
+__global__ void __launch_bounds__(kUsualThreads, kBlocksAProcessor)
     silu_rows(const __grid_constant__ QuantizePlan p) {
   constexpr int kDepth = 4;
   extern __shared__ __align__(16) std::uint8_t shared[];
@@ -80,7 +79,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocksAProcessor)
     finish_row<C>(p, row, gate, row_shared, partials[turn][threadIdx.y]);
     row += step;
     load();
-    if (p.staged != 0) row_barrier();
+    if (p.staged != 0 || p.lifted != 0) row_barrier();
   }
 }
 
@@ -108,7 +107,7 @@ cudaError_t launch_table(const QuantizePlan& plan, QuantizeShape shape, cudaStre
 
 cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
   const bool many = plan.args.m * plan.args.k >= kManyElements;
-  if (!many || shape.depth != 4 || shape.threads > kMostThreads) {
+  if (!many || shape.depth != 4 || shape.threads > kUsualThreads) {
     return launch_producer<Producer::kSiluMul>(plan, shape, stream);
   }
   switch (plan.args.out) {
