@@ -90,9 +90,10 @@ std::int64_t padded_n(const GemmDesc& desc) {
   return round_up(desc.n, 16);
 }
 
-// Rows that the copy engine cannot write are written beside the kernel's own workspace and copied.
+// Rows that the copy engine cannot write are written beside the kernel's own workspace and copied: it wants
+// strides of whole 16 bytes, and it writes whole 16 bytes at the end of a row too.
 bool is_staged(const GemmDesc& desc) {
-  return row_stride_out(desc) % 8 != 0;
+  return desc.n % 8 != 0 || row_stride_out(desc) % 8 != 0;
 }
 std::int64_t staged_stride(const GemmDesc& desc) {
   return round_up(desc.n, 8);
@@ -116,13 +117,13 @@ Problem problem_of(const GemmDesc& desc, const KernelDesc& kernel) {
   return problem;
 }
 
-// Cycles of one multiprocessor, roughly: what candidates are ordered by. A tile costs its multiplications or
-// its bytes, whichever is more, and its way out; stream-K shares tiles evenly and pays for the sums that it
-// hands over.
+// Cycles of one multiprocessor, roughly (measured on an H200): what candidates are ordered by. A tile costs
+// its multiplications or its bytes, whichever is more, and its way out; stream-K shares tiles evenly and pays
+// for the sums that it hands over.
 double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   constexpr double kProductsPerCycle = 4096;
-  constexpr double kBytesPerCycle = 64;
-  constexpr double kHandOver = 3000;
+  constexpr double kBytesPerCycle = 56;
+  constexpr double kHandOver = 9000;
   const Variant& variant = variant_of(kernel);
   const Settings settings = read_settings(kernel);
   const double processors = multiprocessors(desc);
@@ -130,8 +131,7 @@ double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   const double area = double{1} * variant.tile_channels * variant.tile_tokens;
   const auto tiles =
       static_cast<double>(ceil_div(desc.n, variant.tile_channels) * ceil_div(desc.m, variant.tile_tokens));
-  const auto rows =
-      static_cast<double>(variant.tile_channels + std::min<std::int64_t>(variant.tile_tokens, desc.m));
+  const double rows = variant.tile_channels + variant.tile_tokens;
   const double loop = std::max(area * k / kProductsPerCycle, rows * k / kBytesPerCycle);
   const double out = area * 2 / kBytesPerCycle;
   const double waves = std::ceil(tiles / processors);
@@ -189,8 +189,9 @@ std::vector<KernelDesc> CutlassBackend::candidates(const GemmDesc& desc) const {
   for (const KernelDesc& kernel : kernels()) {
     if (!feasible(desc, kernel).ok) continue;
     const Variant& variant = variant_of(kernel);
-    // Tiles that would be mostly empty, or that would cut many tokens into slivers.
-    if (variant.tile_tokens > 2 * round_up(desc.m, 32) || desc.m > 16 * variant.tile_tokens) continue;
+    // Tiles that would be mostly empty, and small ones for many tokens.
+    if (variant.tile_tokens > 2 * round_up(desc.m, 32)) continue;
+    if (variant.tile_tokens < 128 && desc.m > 16 * variant.tile_tokens) continue;
     const auto add = [&](std::string config) {
       found.push_back(kernel);
       found.back().config = std::move(config);
@@ -201,12 +202,12 @@ std::vector<KernelDesc> CutlassBackend::candidates(const GemmDesc& desc) const {
     const int processors = multiprocessors(desc);
     if (variant.schedule == Schedule::kStreamK) {
       add("splits=0");
-      for (const int splits : {2, 3, 4, 6, 8}) {
+      for (const int splits : {2, 3, 4}) {
         if (tiles * splits <= 2 * processors && padded_k(desc) >= std::int64_t{4} * splits * variant.tile_k)
           add(fmt::format("splits={}", splits));
       }
     } else if (tiles > 4 * processors && variant.tile_tokens >= 128) {
-      for (const int swizzle : {1, 2, 8}) add(fmt::format("swizzle={}", swizzle));
+      for (const int swizzle : {1, 2}) add(fmt::format("swizzle={}", swizzle));
     }
   }
   std::stable_sort(found.begin(), found.end(), [&desc](const KernelDesc& a, const KernelDesc& b) {
@@ -252,7 +253,9 @@ Footprint CutlassBackend::footprint(const GemmDesc& desc, const KernelDesc& kern
   footprint.weight_bytes = padded_n(desc) * (padded_k(desc) + vectors * 4);
   footprint.weight_bytes_read = desc.n * (padded_k(desc) + vectors * 4);
   footprint.workspace_bytes = kernel_workspace(desc, kernel);
-  if (is_staged(desc)) footprint.workspace_bytes += desc.m * staged_stride(desc) * 2;
+  // Whole units of what arenas hand out.
+  if (is_staged(desc))
+    footprint.workspace_bytes += round_up(desc.m * staged_stride(desc) * 2, kWorkspaceAlignment);
   footprint.m_padded = desc.m;
   footprint.k_padded = padded_k(desc);
   return footprint;

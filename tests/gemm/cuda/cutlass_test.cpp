@@ -139,7 +139,10 @@ TEST(CutlassTable, FootprintsAddUp) {
     desc.n = 4607;
     EXPECT_EQ(kBackend.footprint(desc, kernel).workspace_bytes,
               aligned.workspace_bytes + std::int64_t{64} * 4608 * 2);
-    desc.ldout = 4608;
+    desc.ldout = 4608;  // and whole 16 bytes would be written behind the last one
+    EXPECT_EQ(kBackend.footprint(desc, kernel).workspace_bytes,
+              aligned.workspace_bytes + std::int64_t{64} * 4608 * 2);
+    desc.n = 4600;
     EXPECT_EQ(kBackend.footprint(desc, kernel).workspace_bytes, aligned.workspace_bytes);
     desc.k = 1001;
     EXPECT_EQ(kBackend.footprint(desc, kernel).k_padded, 1008);
