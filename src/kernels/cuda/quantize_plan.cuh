@@ -40,6 +40,10 @@ using Launch = cudaError_t (*)(const QuantizePlan&, const QuantizeShape&, cudaSt
 cudaError_t launch_plain(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
 cudaError_t launch_norm(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
 cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
+// One row on the eight blocks of a cluster, for few long rows; straight or lifted 8-bit codes. can_spread()
+// says whether the card and this row will do.
+bool can_spread(const QuantizePlan& plan);
+cudaError_t launch_spread(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
 
 template <Codes C>
@@ -200,6 +204,21 @@ class SquareSum {
       const float value = bf16_float(from[32 * step]);
       sum_ += value * value;
     }
+  }
+
+  // The same with squares in shared memory: a step is a load and an addition.
+  __device__ inline void add_squares(const float* squares, int steps) {
+    const float* from = squares + threadIdx.x % 32;
+    constexpr int kAhead = 32;
+    int step = 0;
+    for (; step + kAhead <= steps; step += kAhead) {
+      float next[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) next[i] = from[32 * (step + i)];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) sum_ += next[i];
+    }
+    for (; step < steps; ++step) sum_ += from[32 * step];
   }
 
   // In lane 0.

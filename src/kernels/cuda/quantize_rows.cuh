@@ -130,7 +130,9 @@ __device__ inline std::uint32_t largest_of_row(const uint4 (&v)[kDepth], std::ui
 // Puts the codes of vector i (lanes 8 i .. 8 i + 7) into the windows of a lifted row that they belong to. A
 // window begins at every pair of lanes but the last of a group and holds the next pair too: pair p of group g
 // = p / N begins window p - g.
-__device__ inline void lift_vector(const QuantizePlan& p, std::uint8_t* lifted, int i, uint2 codes) {
+// Windows from `windows` on do not exist.
+__device__ inline void lift_vector(const QuantizePlan& p, std::uint8_t* lifted, int windows, int i,
+                                   uint2 codes) {
   auto* const words = reinterpret_cast<std::uint32_t*>(lifted);
   const std::uint32_t middle = __byte_perm(codes.x, codes.y, 0x5432);
   const int n = p.args.lift;
@@ -152,15 +154,15 @@ __device__ inline void lift_vector(const QuantizePlan& p, std::uint8_t* lifted, 
     }
   };
   // The first pair is also the second half of the window before.
-  if (within != 0 && window <= p.windows) halves[2 * window - 1] = static_cast<std::uint16_t>(codes.x);
-  if (within != n - 1 && window < p.windows) words[window] = codes.x;
+  if (within != 0 && window <= windows) halves[2 * window - 1] = static_cast<std::uint16_t>(codes.x);
+  if (within != n - 1 && window < windows) words[window] = codes.x;
   next();
-  if (within != n - 1 && window < p.windows) words[window] = middle;
+  if (within != n - 1 && window < windows) words[window] = middle;
   next();
-  if (within != n - 1 && window < p.windows) words[window] = codes.y;
+  if (within != n - 1 && window < windows) words[window] = codes.y;
   next();
   // The vector after this one has the second half.
-  if (within != n - 1 && window < p.windows) halves[2 * window] = static_cast<std::uint16_t>(codes.y >> 16);
+  if (within != n - 1 && window < windows) halves[2 * window] = static_cast<std::uint16_t>(codes.y >> 16);
 }
 
 // Quantises a row and writes it lifted: the row is put together in shared memory.
@@ -172,10 +174,10 @@ __device__ inline void write_lifted(const QuantizePlan& p, std::int64_t row, con
 #pragma unroll
   for (int s = 0; s < kDepth; ++s) {
     const int i = s * threads + t;
-    if (i < p.lifted_vectors) lift_vector(p, shared, i, codes_of<C>(v[s], token));
+    if (i < p.lifted_vectors) lift_vector(p, shared, p.windows, i, codes_of<C>(v[s], token));
   }
   for (int i = kDepth * threads + t; i < p.lifted_vectors; i += threads) {
-    lift_vector(p, shared, i, make_uint2(0, 0));
+    lift_vector(p, shared, p.windows, i, make_uint2(0, 0));
   }
   if (4 * (p.windows + t) < p.lifted) reinterpret_cast<std::uint32_t*>(shared)[p.windows + t] = 0;
   row_barrier();

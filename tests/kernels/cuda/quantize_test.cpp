@@ -249,6 +249,38 @@ TEST_F(CudaQuantize, SiluOfManyElements) {
   }
 }
 
+// Long rows, few and many of them: each length and number has its own launch.
+TEST_F(CudaQuantize, LongRows) {
+  const CudaStream stream;
+  struct Shape {
+    std::int64_t m;
+    std::int64_t k;
+  };
+  constexpr Shape kShapes[] = {{128, 5120}, {64, 8960},   {130, 8960}, {513, 8960},
+                               {20, 18944}, {513, 18944}, {513, 24576}};
+  Random random(8);
+  for (const Shape& shape : kShapes) {
+    for (const Producer producer : kProducers) {
+      for (const int lift : {0, 4, 7}) {
+        QuantizeCase c;
+        c.producer = producer;
+        c.out = lift == 4 ? DType::kF8E4M3 : DType::kI8;
+        c.m = shape.m;
+        c.k = shape.k;
+        c.lift = lift;
+        c.ldx = producer == Producer::kSiluMul ? 2 * c.k : c.k;
+        c.ldq = (c.k_out() + 15) / 16 * 16 + 64;
+        c.m_padded = (c.m + 7) / 8 * 8;
+        fill_inputs(c, random.bits());
+        c.update.assign(c.x.begin(), c.x.begin() + static_cast<std::ptrdiff_t>(
+                                                       producer == Producer::kRmsNorm ? c.m * c.k : 0));
+        check_case(c, stream);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_F(CudaQuantize, NormOfSpecialRows) {
   const CudaStream stream;
   const std::vector<std::vector<float>> rows{{},
