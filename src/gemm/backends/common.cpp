@@ -171,13 +171,14 @@ std::vector<std::pair<std::string, std::string>> parse_config(std::string_view t
   return words;
 }
 
-std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest) {
+std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest,
+                           std::int64_t smallest) {
   const auto& [key, value] = word;
-  std::int64_t number = -1;
+  std::int64_t number = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc() || end != value.data() + value.size() || number < 0 || number > largest) {
-    fail_input("kernel setting {}={}: a number from 0 to {} was expected", printable(key), printable(value),
-               largest);
+  if (error != std::errc() || end != value.data() + value.size() || number < smallest || number > largest) {
+    fail_input("kernel setting {}={}: a number from {} to {} was expected", printable(key), printable(value),
+               smallest, largest);
   }
   return number;
 }

@@ -48,7 +48,8 @@ std::int64_t stored_code_bytes_per_row(const GemmDesc& desc);
 // KernelDesc::config of the libraries: words "key=value" with one space between them. Throws kInput when it
 // is anything else, or names a key twice.
 std::vector<std::pair<std::string, std::string>> parse_config(std::string_view text);
-// The value of one word as a number in 0 .. `largest`; throws kInput.
-std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest);
+// The value of one word as a number in `smallest` .. `largest`; throws kInput.
+std::int64_t config_number(const std::pair<std::string, std::string>& word, std::int64_t largest,
+                           std::int64_t smallest = 0);
 
 }  // namespace slidesparse

@@ -343,7 +343,8 @@ std::optional<CublasLtConfig> CublasLtConfig::parse(std::string_view text) {
     } else if (key == "stages") {
       config.stages = static_cast<unsigned>(config_number(word, kInt));
     } else if (key == "splitk") {
-      config.splitk = static_cast<int>(config_number(word, kInt));
+      config.splitk =
+          static_cast<int>(config_number(word, kInt, -1));  // -1: the algorithm splits as it likes
     } else if (key == "reduction") {
       config.reduction = static_cast<unsigned>(config_number(word, kInt));
     } else if (key == "swizzle") {

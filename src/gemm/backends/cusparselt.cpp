@@ -197,6 +197,28 @@ class Product {
   std::int64_t workspace_bytes_ = 0;
 };
 
+// Why the library does not multiply with this method on this card, asked once with a small problem; empty
+// when it does.
+const std::string& refusal(const Method& method) {
+  static const std::array<std::string, kMethods.size()> kRefusals = [] {
+    std::array<std::string, kMethods.size()> refusals;
+    for (std::size_t i = 0; i < kMethods.size(); ++i) {
+      GemmDesc desc;
+      desc.m = desc.n = desc.k = 128;
+      desc.x = desc.w = kMethods[i].w;
+      desc.pattern = Pattern::of_half_group(2);
+      desc.layout = Layout::kPacked;
+      try {
+        const Product product(desc, kMethods[i], sizes_of(desc, kMethods[i]), desc.m, {});
+      } catch (const Error& error) {
+        refusals[i] = fmt::format("cuSPARSELt {} refuses: {}", cusparselt_library().version(), error.what());
+      }
+    }
+    return refusals;
+  }();
+  return kRefusals[static_cast<std::size_t>(&method - kMethods.data())];
+}
+
 struct CusparseLtState {
   CusparseLtState(const GemmDesc& desc, const KernelDesc& kernel) : sizes(sizes_of(desc, method_of(kernel))) {
     if (desc.m == 0) return;
@@ -351,7 +373,11 @@ Feasibility CusparseLtBackend::feasible(const GemmDesc& desc, const KernelDesc& 
   if (Feasibility card = check_cuda_problem(desc); !card.ok) return card;
   if (!cusparselt_library().usable()) return Feasibility::no(cusparselt_library().reason());
   const auto& device = cuda_status().devices[static_cast<std::size_t>(desc.device.index)];
-  return cusparselt_supports(desc, kernel, device.compute_capability());
+  if (Feasibility rules = cusparselt_supports(desc, kernel, device.compute_capability()); !rules.ok)
+    return rules;
+  // Types and the vector of scales differ between cards and versions: 0.8 on Hopper has no vector for FP8.
+  if (const std::string& why = refusal(method_of(kernel)); !why.empty()) return Feasibility::no(why);
+  return {};
 }
 
 Footprint CusparseLtBackend::footprint(const GemmDesc& desc, const KernelDesc& kernel) const {

@@ -109,6 +109,8 @@ TEST(CublasLtConfig, TextComesBack) {
   EXPECT_EQ(config.to_string(),
             "algo=66 tile=600 stages=35 splitk=4 reduction=2 swizzle=1 custom=7 inner=3 cluster=65535");
   EXPECT_EQ(CublasLtConfig::parse(config.to_string()), config);
+  config.splitk = -1;
+  EXPECT_EQ(CublasLtConfig::parse(config.to_string()), config);
   config.raw = std::string(126, '0') + "af";
   EXPECT_EQ(CublasLtConfig::parse(config.to_string()), config);
 }

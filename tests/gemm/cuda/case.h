@@ -71,6 +71,10 @@ class CudaCase {
   mutable std::shared_ptr<const Sample> sample_;  // made by the first check()
 };
 
+// Prints the host's time for one run() of every feasible kernel, work queued and not waited for; fails beyond
+// 50 us, which only a synchronisation or an allocation takes.
+void print_host_times(const Backend& backend, const CudaCase& problem);
+
 // The largest error allowed for an output of `expected`. `norm1` = sum |x w| and `norm2` = sqrt(sum (x w)^2),
 // both times the scales; `bias` as added. See case.cpp for where the parts come from.
 double gpu_tolerance(const GemmDesc& desc, const KernelDesc& kernel, double norm1, double norm2, double bias,

@@ -176,6 +176,10 @@ TEST_P(CublasLt, SettingsThatTheLibraryDoesNotKnowAreAnError) {
   }
 }
 
+TEST_P(CublasLt, HostTimeOfARunIsAFewMicroseconds) {
+  print_host_times(kBackend, CudaCase(spec({16, 576, 576})));
+}
+
 TEST_P(CublasLt, LargeOutputsBeyond31Bits) {
   CaseSpec one = spec({65536, 37888, 3584});
   const CudaCase problem(one);

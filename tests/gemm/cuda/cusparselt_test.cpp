@@ -32,7 +32,8 @@ void check_all(const CaseSpec& spec) {
     problem.check(kBackend, kernel);
     ++ran;
   }
-  EXPECT_EQ(ran, 3) << spec.to_string();
+  // The third leaves the channel scales to the library, which does not take them for every type.
+  EXPECT_GE(ran, spec.dtype == DType::kI8 ? 3 : 2) << spec.to_string();
 }
 
 class CusparseLt : public testing::TestWithParam<std::tuple<DType, int>> {
@@ -172,6 +173,31 @@ TEST_P(CusparseLtOnce, DamagedCodesNeverReachTheCard) {
   source.codes = codes.data();
   const KernelDesc kernel = kBackend.candidates(problem.desc()).front();
   EXPECT_THROW(kBackend.prepare_weights(source, problem.desc(), kernel), Error);
+}
+
+TEST_P(CusparseLtOnce, WhatTheLibraryRefusesHasItsWords) {
+  GemmDesc desc;
+  desc.m = desc.n = desc.k = 128;
+  desc.x = desc.w = GetParam();
+  desc.pattern = Pattern::of_half_group(4);
+  desc.layout = Layout::kPacked;
+  desc.device.kind = DeviceKind::kCuda;
+  for (const KernelDesc& kernel : kBackend.kernels()) {
+    if (kernel.name.find(dtype_name(GetParam())) == std::string::npos) continue;
+    const Feasibility answer = kBackend.feasible(desc, kernel);
+    if (answer.ok) continue;
+    EXPECT_THAT(kernel.name, testing::HasSubstr("alpha")) << answer.reason;
+    EXPECT_THAT(answer.reason, testing::HasSubstr("CUSPARSE_STATUS_NOT_SUPPORTED"));
+    EXPECT_THROW(kBackend.plan(desc, kernel), Error);
+  }
+}
+
+TEST_P(CusparseLtOnce, HostTimeOfARunIsAFewMicroseconds) {
+  CaseSpec spec;
+  spec.dtype = GetParam();
+  spec.pattern = Pattern::of_half_group(4);
+  spec.m = 16;
+  print_host_times(kBackend, CudaCase(spec));
 }
 
 TEST_P(CusparseLtOnce, LargeOutputsBeyond31Bits) {
