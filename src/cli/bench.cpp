@@ -121,6 +121,8 @@ void run_gemm(const BenchCommand& command, bool quiet) {
   const GemmBenchResult result = bench_gemm(options);
   for (const std::string& warning : result.warnings) spdlog::warn("{}", warning);
   if (command.json != "-") {
+    if (command.device.empty() && !cuda_status().available)
+      fmt::print("no card ({}): the CPU is measured\n", cuda_status().reason);
     if (options.device == DeviceKind::kCuda) {
       print_card_limits(result.limits);
     } else {

@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -82,6 +83,9 @@ void run_tune(const TuneCommand& command, bool quiet) {
                stale, command.force ? " and are dropped" : "");
     if (command.force) cache.drop_stale();
   }
+  if (command.device.empty() && !cuda_status().available)
+    fmt::print("no card ({}): the CPU's kernels are tuned\n", cuda_status().reason);
+  std::fflush(stdout);
   const double start = now_seconds();
   if (!quiet) {
     options.on_progress = [&](const std::string& what, double done) {

@@ -27,21 +27,22 @@ using Lanes = std::vector<Lane>;
 
 // Runs `body`; an error takes the lane out of the race. A request to stop goes on to the caller.
 template <typename Body>
-void guarded(Lane& lane, const Body& body) {
+void guarded(Lane& lane, RaceTrack& track, const Body& body) {
   try {
     body();
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::kInterrupted) throw;
+    if (!track.healthy()) throw TrackLost(lane.row.entrant, error.what());
     lane.fail_with(error.what());
   }
 }
 
-void round_of(Lanes& lanes, RaceTrack& track, const RaceRules& rules, double rest) {
+void round_of(Lanes& lanes, RaceTrack& track, const RaceRules& rules, double window, double rest) {
   if (rules.between) rules.between();
   for (Lane& lane : lanes) {
     if (!lane.runner) continue;
     if (rest > 0) track.rest(rest);
-    guarded(lane, [&] { lane.samples.push_back(lane.runner->time(rules.window_seconds)); });
+    guarded(lane, track, [&] { lane.samples.push_back(lane.runner->time(window)); });
   }
 }
 
@@ -76,25 +77,25 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     if (std::find(problems.begin(), problems.end(), problem) == problems.end()) problems.push_back(problem);
     Lane& lane = lanes.emplace_back();
     lane.row.entrant = std::move(entrant);
-    guarded(lane, [&] {
+    guarded(lane, track, [&] {
       lane.runner = track.prepare(lane.row.entrant);
       lane.row.check = lane.runner->check();
     });
     if (lane.row.check != "ok") lane.leave();
   }
-  const auto everyone = lanes.size();
   for (int round = 0; round < rules.screening; ++round) {
-    round_of(lanes, track, rules, 0);
+    round_of(lanes, track, rules, round == 0 ? 0 : rules.window_seconds, 0);
     const bool last = round + 1 == rules.screening;
     drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
-              last ? static_cast<std::size_t>(rules.finalists) : everyone);
+              static_cast<std::size_t>(last ? rules.finalists : rules.first_most));
   }
   for (Lane& lane : lanes) {
     if (!lane.runner) continue;
     lane.row.finalist = true;
     lane.samples.clear();
   }
-  for (int round = 0; round < rules.rounds; ++round) round_of(lanes, track, rules, rules.rest_seconds);
+  for (int round = 0; round < rules.rounds; ++round)
+    round_of(lanes, track, rules, rules.window_seconds, rules.rest_seconds);
   std::vector<RaceRow> rows;
   for (Lane& lane : lanes) {
     lane.row.seconds = summarise(lane.samples);

@@ -7,6 +7,7 @@
 
 #include "core/samples.h"
 #include "gemm/backend.h"
+#include "slidesparse/core/error.h"
 
 namespace slidesparse {
 
@@ -23,8 +24,8 @@ class RaceRunner {
   virtual ~RaceRunner() = default;
   // "ok", or the first sampled output that is wrong. Throws Error when it cannot run.
   virtual std::string check() = 0;
-  // Runs long enough to be timed and at least `at_least` seconds, over inputs that no cache holds; seconds of
-  // one run with everything that belongs to it. Throws Error.
+  // Runs long enough to be timed (roughly, for 0) and at least `at_least` seconds, over inputs that no cache
+  // holds; seconds of one run with everything that belongs to it. Throws Error.
   virtual double time(double at_least) = 0;
 };
 
@@ -36,15 +37,25 @@ class RaceTrack {
   virtual std::unique_ptr<RaceRunner> prepare(const RaceEntrant& entrant) = 0;
   // Lets the machine rest, so that a short run meets a cool one.
   virtual void rest(double seconds) = 0;
+  // False when nothing runs any more, because a kernel took the card's context with it.
+  virtual bool healthy() { return true; }
+};
+
+// Thrown by race() when the track is not healthy any more: the process has to be started again.
+class TrackLost : public Error {
+ public:
+  TrackLost(const RaceEntrant& by, const std::string& why) : Error(ErrorKind::kInternal, why), entrant(by) {}
+  RaceEntrant entrant;
 };
 
 struct RaceRules {
-  double window_seconds = 1e-3;  // one timing of one entrant
-  double first_limit = 1.3;      // after the first round: slower than this many times the best of its problem
-  double later_limit = 1.1;      // after each round up to `screening`: dropped
-  int screening = 3;             // rounds in which entrants are dropped
-  int finalists = 3;             // of each problem, that go on
-  int rounds = 7;                // of finalists, interleaved; their figures come from these
+  double window_seconds = 0.5e-3;  // one timing of one entrant; in the first round as short as can be
+  double first_limit = 1.3;  // after the first round: slower than this many times the best of its problem
+  int first_most = 12;       // and not among the best so many of it: dropped
+  double later_limit = 1.1;  // the same after each further round up to `screening`
+  int screening = 3;         // rounds in which entrants are dropped
+  int finalists = 3;         // of each problem, that go on
+  int rounds = 7;            // of finalists, interleaved; their figures come from these
   // In the last rounds each window follows this rest: a card that has cooled down runs faster than one at its
   // power limit. 0: sustained.
   double rest_seconds = 0;

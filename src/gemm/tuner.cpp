@@ -1,7 +1,9 @@
 #include "gemm/tuner.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <string_view>
 #include <tuple>
 
 #include "core/fail.h"
@@ -40,10 +42,41 @@ TunedKernel to_tuned(const RaceRow& row) {
   return tuned;
 }
 
+// A kernel that took the card's context with it is remembered with these words in front.
+constexpr std::string_view kLost = "lost the card: ";
+// From this M on, only kernels that were among the best at the last M are measured (where that was at least
+// half of it or this large itself): the order of large problems changes little, and their runs are long.
+constexpr std::int64_t kLargeM = 2048;
+constexpr std::size_t kCarriedOver = 12;
+// What a point keeps of its measurements: the fastest, the best of each backend, and failures.
+constexpr int kKeptKernels = 10;
+constexpr int kKeptFailures = 8;
+
+bool is_measured(const TunedPoint& point) {
+  return std::any_of(point.kernels.begin(), point.kernels.end(),
+                     [](const TunedKernel& kernel) { return kernel.bad.rfind(kLost, 0) != 0; });
+}
+
+// Of kernels in order, what is worth keeping.
+std::vector<TunedKernel> worth_keeping(std::vector<TunedKernel> ordered) {
+  std::vector<TunedKernel> kept;
+  std::set<std::string> backends_seen;
+  int timed = 0, failed = 0;
+  for (TunedKernel& kernel : ordered) {
+    const bool first_of_backend = kernel.bad.empty() && backends_seen.insert(kernel.backend).second;
+    const bool keep = kernel.bad.empty() ? timed++ < kKeptKernels || kernel.finalist || first_of_backend
+                                         : failed++ < kKeptFailures;
+    if (keep) kept.push_back(std::move(kernel));
+  }
+  return kept;
+}
+
 class Tuner {
  public:
   Tuner(const TunerOptions& options, TuningCache& cache, const std::string& path)
       : options_(options), cache_(cache), path_(path), saved_(now_seconds()) {
+    std::sort(options_.ms.begin(), options_.ms.end());
+    options_.ms.erase(std::unique(options_.ms.begin(), options_.ms.end()), options_.ms.end());
     options_.rules.between = [] {
       check_interrupt("what was measured is in the cache: the same command goes on from there");
     };
@@ -59,6 +92,8 @@ class Tuner {
     try {
       for (const TrackShape& shape : shapes) {
         std::unique_ptr<RaceTrack> track;  // made when something is to be measured
+        best_.clear();
+        remember_lost(shape);
         for (const std::int64_t m : options_.ms) {
           if (options_.on_progress) {
             options_.on_progress(
@@ -85,11 +120,13 @@ class Tuner {
     std::vector<GemmDesc> problems;
     for (const Pattern& pattern : options_.patterns) {
       const GemmDesc desc = track_desc(shape, pattern, m, {options_.device, 0});
-      if (!options_.force && cache_.at(TuningProblem::of(desc), m) != nullptr) {
+      const TunedPoint* known = cache_.at(TuningProblem::of(desc), m);
+      if (!options_.force && known != nullptr && is_measured(*known)) {
         ++totals_.found;
         continue;
       }
-      const std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
+      std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
+      carry_over(here);
       if (here.empty()) {
         ++totals_.impossible;
         continue;
@@ -100,18 +137,65 @@ class Tuner {
     if (problems.empty()) return;
     std::vector<RaceRow> rows = set_aside_risky(shape, entrants);
     if (!track) track = make_race_track(shape, options_.device, options_.seed);
-    for (RaceRow& row : race(*track, std::move(entrants), options_.rules)) rows.push_back(std::move(row));
+    try {
+      for (RaceRow& row : race(*track, std::move(entrants), options_.rules)) rows.push_back(std::move(row));
+    } catch (const TrackLost& lost) {
+      throw_lost(lost);
+    }
     for (const GemmDesc& desc : problems) store(desc, rows);
+  }
+
+  // Kernels that took the card with them in an earlier run.
+  void remember_lost(const TrackShape& shape) {
+    for (const Pattern& pattern : options_.patterns) {
+      const GemmDesc desc = track_desc(shape, pattern, 1, {options_.device, 0});
+      const TunedPoints* points = cache_.points(TuningProblem::of(desc));
+      if (points == nullptr) continue;
+      for (const auto& [m, point] : *points) {
+        for (const TunedKernel& kernel : point.kernels) {
+          if (kernel.bad.rfind(kLost, 0) == 0)
+            bad_[fmt::format("{} {} {} {}", kernel.backend, kernel.name, kernel.config,
+                             dtype_name(shape.dtype))] = kernel.bad;
+        }
+      }
+    }
+  }
+
+  [[noreturn]] void throw_lost(const TrackLost& lost) {
+    RaceRow row;
+    row.entrant = lost.entrant;
+    row.check = std::string(kLost) + lost.what();
+    const GemmDesc& desc = lost.entrant.desc;
+    TunedPoint point;
+    if (const TunedPoint* known = cache_.at(TuningProblem::of(desc), desc.m); known != nullptr)
+      point = *known;
+    point.kernels.push_back(to_tuned(row));
+    cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
+    if (!path_.empty()) cache_.save(path_);
+    fail(ErrorKind::kInternal,
+         "{} [{}] on {} took the card's context with it ({}); it is remembered and will not be run again: "
+         "give "
+         "the same command once more",
+         lost.entrant.kernel.name, lost.entrant.kernel.config, desc.to_string(), lost.what());
+  }
+
+  // Leaves the best of the last M when this one is large.
+  void carry_over(std::vector<RaceEntrant>& entrants) const {
+    if (entrants.empty() || entrants.front().desc.m <= kLargeM) return;
+    const auto found = best_.find(entrants.front().desc.pattern.to_string());
+    if (found == best_.end() || found->second.m < std::min(kLargeM, entrants.front().desc.m / 2)) return;
+    std::erase_if(entrants,
+                  [&](const RaceEntrant& entrant) { return found->second.keys.count(key_of(entrant)) == 0; });
   }
 
   // Takes out of `entrants` what does not survive in another process; returns their rows.
   std::vector<RaceRow> set_aside_risky(const TrackShape& shape, std::vector<RaceEntrant>& entrants) {
     std::vector<RaceRow> rows;
-    if (!options_.probe) return rows;
     std::vector<RaceEntrant> unknown;
     for (const RaceEntrant& entrant : entrants) {
-      if (entrant.backend->name() != "cusparselt" || !probed_.insert(key_of(entrant)).second) continue;
-      unknown.push_back(entrant);
+      if (!options_.probe || entrant.backend->name() != "cusparselt") continue;
+      if (bad_.count(key_of(entrant)) == 0 && probed_.insert(key_of(entrant)).second)
+        unknown.push_back(entrant);
     }
     if (!unknown.empty()) {
       const std::vector<std::string> reasons = options_.probe(shape, unknown);
@@ -152,6 +236,14 @@ class Tuner {
                        return std::tuple(!a.bad.empty(), !a.finalist, a.seconds.median) <
                               std::tuple(!b.bad.empty(), !b.finalist, b.seconds.median);
                      });
+    Best& best = best_[desc.pattern.to_string()];
+    best = {desc.m, {}};
+    for (const TunedKernel& kernel : point.kernels) {
+      if (kernel.bad.empty() && best.keys.size() < kCarriedOver)
+        best.keys.insert(
+            fmt::format("{} {} {} {}", kernel.backend, kernel.name, kernel.config, dtype_name(desc.w)));
+    }
+    point.kernels = worth_keeping(std::move(point.kernels));
     cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
     ++totals_.measured;
   }
@@ -164,10 +256,16 @@ class Tuner {
     saved_measured_ = totals_.measured;
   }
 
+  struct Best {
+    std::int64_t m = 0;
+    std::set<std::string> keys;  // as key_of()
+  };
+
   TunerOptions options_;
   TuningCache& cache_;
   std::string path_;
   TunerTotals totals_;
+  std::map<std::string, Best> best_;  // of the shape's last M, by pattern
   std::set<std::string> failures_;
   std::set<std::string> probed_;            // kernels that another process has run
   std::map<std::string, std::string> bad_;  // those that did not survive it, and why

@@ -111,6 +111,7 @@ TEST(Race, KeepsTheBestFewOfEachProblem) {
   RaceRules rules;
   rules.rest_seconds = 0.5;
   const auto rows = race(track, entrants, rules);
+  EXPECT_EQ(rows.size(), 12u);
   EXPECT_THAT(finalists(rows), ElementsAre("dense2", "sparse2", "dense1", "sparse1", "dense0", "sparse0"));
   EXPECT_EQ(script.rested, 0.5 * 6 * rules.rounds);
 }
@@ -134,6 +135,39 @@ TEST(Race, WhatThrowsOrIsWrongIsReportedAndDropped) {
     EXPECT_FALSE(rows[static_cast<std::size_t>(i)].finalist);
   }
   for (const std::string& name : script.order) EXPECT_EQ(name, "fine");  // nothing wrong was ever timed
+}
+
+TEST(Race, OnlySoManyPassTheFirstRound) {
+  Script script;
+  std::vector<RaceEntrant> entrants;
+  for (int i = 0; i < 20; ++i) {
+    script.seconds[fmt::format("{}", i)] = 1 + 0.001 * i;
+    entrants.push_back(entrant(fmt::format("{}", i)));
+  }
+  ScriptedTrack track(script);
+  RaceRules rules;
+  rules.rounds = 0;
+  race(track, entrants, rules);
+  EXPECT_EQ(script.order.size(), 20u + 12u + 12u);
+}
+
+TEST(Race, ALostTrackEndsItAndNamesTheKernel) {
+  class Lost : public ScriptedTrack {
+   public:
+    using ScriptedTrack::ScriptedTrack;
+    bool healthy() override { return false; }
+  };
+  Script script;
+  script.seconds = {{"a", 1}, {"b", 1}};
+  script.throws_at = {{"b", "check"}};
+  Lost track(script);
+  try {
+    race(track, {entrant("a"), entrant("b")}, {});
+    FAIL() << "no error";
+  } catch (const TrackLost& lost) {
+    EXPECT_EQ(lost.entrant.kernel.name, "b");
+    EXPECT_STREQ(lost.what(), "b broke in check");
+  }
 }
 
 TEST(Race, ARequestToStopGoesThrough) {

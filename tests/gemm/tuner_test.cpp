@@ -87,6 +87,28 @@ TEST_F(TunerFile, GoesOnWhereItWasStopped) {
   EXPECT_EQ(tune(options, second, path_).measured, 8);
 }
 
+TEST_F(TunerFile, KernelsThatLostTheCardAreNotRunAgain) {
+  TunerOptions options = small();
+  options.shapes.resize(1);
+  options.patterns = {Pattern()};
+  options.ms = {65};
+  TuningCache cache(kHere);
+  const GemmDesc desc = track_desc(options.shapes[0], Pattern(), 65, {});
+  const KernelDesc first = race_entrants(desc, {}).front().kernel;
+  TunedKernel lost;
+  lost.backend = first.backend;
+  lost.name = first.name;
+  lost.id = first.id;
+  lost.bad = "lost the card: illegal instruction";
+  cache.put(TuningProblem::of(desc), 65, {"cpu", {lost}});
+  const TunerTotals totals = tune(options, cache, path_);
+  EXPECT_EQ(totals.measured, 1);  // a point with nothing but that is no measurement
+  EXPECT_EQ(totals.failed, 1);
+  for (const TunedKernel& kernel : cache.at(TuningProblem::of(desc), 65)->kernels)
+    EXPECT_EQ(kernel.bad, kernel.name == first.name ? lost.bad : "");
+  EXPECT_NE(choose(desc, {}, &cache).kernel.name, first.name);
+}
+
 TEST(Tuner, CountsWhatNothingCanRun) {
   TunerOptions options = small();
   options.shapes = {{8, (1 << 17) + 1, DType::kI8, false}};  // sums beyond 32 bits
