@@ -199,7 +199,7 @@ TEST_P(CutlassSpeed, LayersOfSevenBillion) {
 
 TEST_P(CutlassSpeed, HostTimeOfACall) {
   if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
-  Bench bench(GetParam(), {"small", 256, 256}, 16);
+  Bench bench(GetParam(), kLayers[0], 16);
   for (const KernelDesc& kernel : kBackend.kernels()) {
     if (!kBackend.feasible(bench.desc(16), kernel).ok) continue;
     const double seconds = bench.host_seconds(bench.desc(16), kernel);
