@@ -311,6 +311,85 @@ TEST(CutlassRun, MisalignedPointersAndForeignWeightsAreOneClearError) {
   stream.synchronize();
 }
 
+// One problem on the card, with the bits that it gives when nothing else runs.
+struct OnCard {
+  OnCard(const CaseSpec& spec, const KernelDesc& kernel, const CudaStream& stream)
+      : problem(spec), plan(kBackend.plan(problem.desc(), kernel)) {
+    const Footprint footprint = kBackend.footprint(problem.desc(), kernel);
+    weights = kBackend.prepare_weights(problem.source(), problem.desc(), kernel);
+    const Buffer x_host = problem.activations(footprint);
+    const std::vector<float> scale_host = problem.token_scales(footprint);
+    x = DeviceBuffer(static_cast<std::int64_t>(x_host.size()), "test: x");
+    scale = DeviceBuffer(static_cast<std::int64_t>(scale_host.size()) * 4, "test: scales");
+    out = DeviceBuffer(spec.m * spec.n * 2, "test: out");
+    copy_to_device(x.data(), x_host.data(), x.size(), stream.handle());
+    copy_to_device(scale.data(), scale_host.data(), scale.size(), stream.handle());
+    stream.synchronize();
+  }
+  void run(const CudaStream& stream, Arena& arena) {
+    kBackend.run(plan, *weights, {x.data(), scale.as<float>(), out.data()},
+                 {problem.desc().device, stream.handle(), &arena});
+  }
+  std::vector<std::uint16_t> read(const CudaStream& stream) {
+    std::vector<std::uint16_t> host(static_cast<std::size_t>(out.size() / 2));
+    copy_to_host(host.data(), out.data(), out.size(), stream.handle());
+    stream.synchronize();
+    return host;
+  }
+
+  CudaCase problem;
+  GemmPlan plan;
+  std::unique_ptr<PreparedWeights> weights;
+  DeviceBuffer x, scale, out;
+};
+
+// Kernels that start before their predecessor ends share one workspace with it.
+TEST(CutlassRun, CallsInARowDoNotDisturbEachOther) {
+  if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const DType dtype : {DType::kF8E4M3, DType::kI8}) {
+    const CudaStream stream;
+    std::vector<OnCard> all;
+    CaseSpec spec;
+    spec.dtype = dtype;
+    spec.k = 8960;
+    std::int64_t workspace_bytes = 0;
+    for (KernelDesc kernel : kernels_for(dtype)) {
+      const bool cuts = variants()[static_cast<std::size_t>(kernel.id)].schedule == Schedule::kStreamK;
+      for (const char* config : {"", "splits=3"}) {
+        if (!cuts && *config != 0) continue;
+        kernel.config = config;
+        spec.m = 40 + 9 * static_cast<std::int64_t>(all.size());
+        spec.n = 1160 + 64 * static_cast<std::int64_t>(all.size() % 3);
+        spec.seed = all.size() + 1;
+        all.emplace_back(spec, kernel, stream);
+        workspace_bytes = std::max(workspace_bytes, all.back().plan.workspace_bytes);
+      }
+    }
+    DeviceBuffer workspace(workspace_bytes, "test: workspace");
+    Arena arena(workspace.data(), static_cast<std::size_t>(workspace_bytes));
+    std::vector<std::vector<std::uint16_t>> alone;
+    for (OnCard& one : all) {
+      fill_device(workspace.data(), 0xff, workspace.size(), stream.handle());
+      one.run(stream, arena);
+      alone.push_back(one.read(stream));
+    }
+    for (OnCard& one : all) fill_device(one.out.data(), 0xff, one.out.size(), stream.handle());
+    fill_device(workspace.data(), 0xff, workspace.size(), stream.handle());
+    stream.synchronize();
+    const CudaGraph graph(stream, [&] {
+      for (int round = 0; round < 10; ++round) {
+        for (OnCard& one : all) one.run(stream, arena);
+      }
+    });
+    for (int i = 0; i < 20; ++i) graph.launch(stream.handle());
+    for (int i = 0; i < 5; ++i) {
+      for (OnCard& one : all) one.run(stream, arena);
+    }
+    for (std::size_t i = 0; i < all.size(); ++i)
+      EXPECT_EQ(all[i].read(stream), alone[i]) << all[i].plan.kernel.name << " " << all[i].plan.kernel.config;
+  }
+}
+
 // M * N > 2^31, last rows among those that are looked at.
 class CutlassLarge : public testing::TestWithParam<DType> {};
 
