@@ -94,7 +94,10 @@ QuantizeShape make_shape(const QuantizePlan& plan) {
     shape.depth = 4;
     shape.threads = few ? 1024 : whole_warps((plan.vectors + 3) / 4);
   }
-  shape.rows = few || shape.threads >= 128 ? 1 : 128 / shape.threads;
+  // Many small blocks would come and go faster than the card can start them.
+  const int wanted = plan.args.producer == Producer::kSiluMul ? 640 : 512;
+  const int most = shape.threads == 32 ? 16 : 8;
+  shape.rows = few ? 1 : std::clamp(wanted / shape.threads, 1, most);
   return shape;
 }
 

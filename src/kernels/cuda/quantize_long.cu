@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) quantize_long_rows(const __grid_cons
       __syncthreads();
       if (t < 32) {
         const std::int64_t left = (k - first + 31) / 32;
-        squares.add(tile, static_cast<int>(left < kTile / 32 ? left : kTile / 32));
+        squares.add<false>(tile, static_cast<int>(left < kTile / 32 ? left : kTile / 32));
       }
       __syncthreads();
     }

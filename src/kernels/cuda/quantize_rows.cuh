@@ -9,7 +9,8 @@
 // when they are lifted or gathered, through shared memory.
 namespace slidesparse::cuda {
 
-constexpr int kMostBlockRows = 4;
+constexpr int kMostBlockRows = 16;  // of one warp; of more at most kMostBarriers
+constexpr int kMostBarriers = 8;
 // Blocks up to this size get few enough registers that two fit a multiprocessor.
 constexpr int kUsualThreads = 640;
 
@@ -97,7 +98,7 @@ __device__ inline uint4 silu_vector(const uint4& gate, const uint4& up) {
                     silu_pair(gate.w, up.w));
 }
 
-// All threads of one row of the block (at most 15 rows).
+// All threads of one row of the block.
 __device__ inline void row_barrier() {
   if (blockDim.x == 32) {
     __syncwarp();
@@ -144,25 +145,30 @@ __device__ inline void lift_vector(const QuantizePlan& p, std::uint8_t* lifted, 
   }
   auto* const halves = reinterpret_cast<std::uint16_t*>(lifted);
   const int group = static_cast<int>(__umulhi(static_cast<std::uint32_t>(4 * i), p.pair_magic));
-  int within = 4 * i - group * n;
-  int window = 4 * i - group;
-  const auto next = [&] {
-    if (++within == n) {
-      within = 0;
-    } else {
-      ++window;
-    }
+  // Pair `last` of these four is the last of its group; for N = 3 pair last + 3 is too.
+  const int last = (group + 1) * n - 1 - 4 * i;
+  const int window = 4 * i - group;
+  const auto put = [&](int pair, auto* to, auto what) {
+    if (pair != last && pair != last + n) *to = what;
   };
-  // The first pair is also the second half of the window before.
-  if (within != 0 && window <= windows) halves[2 * window - 1] = static_cast<std::uint16_t>(codes.x);
-  if (within != n - 1 && window < windows) words[window] = codes.x;
-  next();
-  if (within != n - 1 && window < windows) words[window] = middle;
-  next();
-  if (within != n - 1 && window < windows) words[window] = codes.y;
-  next();
-  // The vector after this one has the second half.
-  if (within != n - 1 && window < windows) halves[2 * window] = static_cast<std::uint16_t>(codes.y >> 16);
+  const auto at = [&](int pair) { return window + pair - (pair > last ? 1 : 0); };
+  const auto low = static_cast<std::uint16_t>(codes.x);
+  const auto high = static_cast<std::uint16_t>(codes.y >> 16);
+  if (window + 4 <= windows) {
+    // The first pair is also the second half of the window before, unless it begins a group.
+    if (last != n - 1) halves[2 * window - 1] = low;
+    put(0, words + at(0), codes.x);
+    put(1, words + at(1), middle);
+    put(2, words + at(2), codes.y);
+    // The vector after this one has the second half.
+    put(3, halves + 2 * at(3), high);
+    return;
+  }
+  if (last != n - 1 && window <= windows) halves[2 * window - 1] = low;
+  if (at(0) < windows) put(0, words + at(0), codes.x);
+  if (at(1) < windows) put(1, words + at(1), middle);
+  if (at(2) < windows) put(2, words + at(2), codes.y);
+  if (at(3) < windows) put(3, halves + 2 * at(3), high);
 }
 
 // Quantises a row and writes it lifted: the row is put together in shared memory.
@@ -301,7 +307,12 @@ __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 
     row_barrier();
     if (threadIdx.x < 32) {
       SquareSum squares;
-      squares.add(reinterpret_cast<const std::uint16_t*>(row_shared), whole / 4);
+      const auto* elements = reinterpret_cast<const std::uint16_t*>(row_shared);
+      if (a.eps > kLeastFusedEps) {
+        squares.add<true>(elements, whole / 4);
+      } else {
+        squares.add<false>(elements, whole / 4);
+      }
       const float sum = squares.total();
       if (threadIdx.x == 0) inverses[threadIdx.y] = inverse_rms(sum, a.k, a.eps);
     }
@@ -347,8 +358,10 @@ cudaError_t launch_rows(const QuantizePlan& plan, const QuantizeShape& shape, cu
 template <Producer kProducer, Codes C>
 cudaError_t launch_codes(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
   if (shape.depth == 1) return launch_rows<kProducer, C, 1, 1024>(plan, shape, stream);
-  return shape.threads * shape.rows <= kUsualThreads
-             ? launch_rows<kProducer, C, 4, kUsualThreads>(plan, shape, stream)
+  // The norm is faster with all registers that it wants, but for rows so long that only one would fit then.
+  const bool two =
+      shape.threads * shape.rows <= kUsualThreads && (kProducer != Producer::kRmsNorm || shape.threads > 512);
+  return two ? launch_rows<kProducer, C, 4, kUsualThreads>(plan, shape, stream)
              : launch_rows<kProducer, C, 4, 1024>(plan, shape, stream);
 }
 

@@ -15,8 +15,6 @@ constexpr std::uint32_t kFirstKey = kFirstExponent << 8;
 constexpr std::uint32_t kLastKey = kLastExponent << 8;
 constexpr int kTableEntries = static_cast<int>(kLastKey - kFirstKey);
 constexpr int kTableBytes = kTableEntries * 4;
-constexpr int kThreadsWanted = 512;
-constexpr int kBlocksAProcessor = 2;
 // Elements from which on the table pays: it takes a microsecond.
 constexpr std::int64_t kManyElements = std::int64_t{1} << 23;
 
@@ -41,8 +39,9 @@ __device__ inline uint4 table_vector(const float* table, const uint4& gate, cons
                     table_pair(table, d, up.w));
 }
 
-template <Codes C>
-__global__ void __launch_bounds__(kUsualThreads, kBlocksAProcessor)
+// Of one row (two blocks a multiprocessor) or of several rows (one: it makes one table).
+template <Codes C, int kMostThreads>
+__global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 2 : 1)
     silu_rows(const __grid_constant__ QuantizePlan p) {
   constexpr int kDepth = 4;
   extern __shared__ __align__(16) std::uint8_t shared[];
@@ -83,9 +82,10 @@ __global__ void __launch_bounds__(kUsualThreads, kBlocksAProcessor)
   }
 }
 
-template <Codes C>
+template <Codes C, int kMostThreads>
 cudaError_t launch_table(const QuantizePlan& plan, QuantizeShape shape, cudaStream_t stream) {
-  shape.rows = std::clamp(kThreadsWanted / shape.threads, 1, kMostBlockRows);
+  const auto kernel = silu_rows<C, kMostThreads>;
+  shape.rows = std::clamp(kMostThreads / shape.threads, 1, kMostBarriers);
   const int bytes = kTableBytes + plan.row_bytes * shape.rows;
   int device = 0;
   int processors = 0;
@@ -94,13 +94,20 @@ cudaError_t launch_table(const QuantizePlan& plan, QuantizeShape shape, cudaStre
     status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   }
   if (status == cudaSuccess && bytes > 46 * 1024) {
-    status = cudaFuncSetAttribute(silu_rows<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   }
   if (status != cudaSuccess) return status;
   const std::int64_t wanted = (plan.rows + shape.rows - 1) / shape.rows;
-  const auto blocks = std::min<std::int64_t>(wanted, std::int64_t{kBlocksAProcessor} * processors);
-  silu_rows<C><<<static_cast<unsigned>(blocks), dim3(shape.threads, shape.rows), bytes, stream>>>(plan);
+  const std::int64_t resident = std::int64_t{kMostThreads <= kUsualThreads ? 2 : 1} * processors;
+  kernel<<<static_cast<unsigned>(std::min(wanted, resident)), dim3(shape.threads, shape.rows), bytes,
+           stream>>>(plan);
   return cudaGetLastError();
+}
+
+template <Codes C>
+cudaError_t launch_table_of(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
+  return shape.threads > 512 ? launch_table<C, kUsualThreads>(plan, shape, stream)
+                             : launch_table<C, 1024>(plan, shape, stream);
 }
 
 }  // namespace
@@ -112,11 +119,11 @@ cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cu
   }
   switch (plan.args.out) {
     case DType::kI8:
-      return launch_table<Codes::kI8>(plan, shape, stream);
+      return launch_table_of<Codes::kI8>(plan, shape, stream);
     case DType::kF8E4M3:
-      return launch_table<Codes::kF8>(plan, shape, stream);
+      return launch_table_of<Codes::kF8>(plan, shape, stream);
     default:
-      return launch_table<Codes::kBF16>(plan, shape, stream);
+      return launch_table_of<Codes::kBF16>(plan, shape, stream);
   }
 }
 

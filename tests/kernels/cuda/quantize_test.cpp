@@ -249,15 +249,15 @@ TEST_F(CudaQuantize, SiluOfManyElements) {
   }
 }
 
-// Long rows, few and many of them: each length and number has its own launch.
-TEST_F(CudaQuantize, LongRows) {
+// Few and many rows: each length and number has its own launch.
+TEST_F(CudaQuantize, FewAndManyRows) {
   const CudaStream stream;
   struct Shape {
     std::int64_t m;
     std::int64_t k;
   };
-  constexpr Shape kShapes[] = {{128, 5120}, {64, 8960},   {130, 8960}, {513, 8960},
-                               {20, 18944}, {513, 18944}, {513, 24576}};
+  constexpr Shape kShapes[] = {{128, 5120},  {64, 8960},  {130, 8960}, {513, 8960}, {20, 18944},
+                               {513, 18944}, {600, 1536}, {600, 3584}, {513, 24576}};
   Random random(8);
   for (const Shape& shape : kShapes) {
     for (const Producer producer : kProducers) {
