@@ -87,6 +87,8 @@ TEST(CublasLtSupports, SaysWhyNot) {
   GemmDesc desc = problem(DType::kF8E4M3);
   desc.bias = true;
   EXPECT_THAT(cublaslt_supports(desc, outer, 90).reason, HasSubstr("bias"));
+  EXPECT_TRUE(cublaslt_supports(desc, fp8_tail, 90).ok);
+  EXPECT_THAT(cublaslt_supports(desc, kernel_named(backend, "BF16+tail"), 90).reason, HasSubstr("2 ulp"));
   desc.bias_dtype = DType::kBF16;
   EXPECT_TRUE(cublaslt_supports(desc, outer, 90).ok);
   desc.ldout = 65;
@@ -150,6 +152,10 @@ TEST(CusparseLtSupports, SaysWhyNot) {
   EXPECT_THAT(cusparselt_supports(desc, fp8, 90).reason, HasSubstr("for F8_E4M3"));
   desc.x = desc.w = DType::kF8E4M3;
   EXPECT_THAT(cusparselt_supports(desc, fp8, 86).reason, HasSubstr("8.9"));
+  desc.bias = true;
+  EXPECT_TRUE(cusparselt_supports(desc, fp8, 90).ok);
+  EXPECT_THAT(cusparselt_supports(desc, kernel_named(backend, "F8_E4M3 BF16+tail"), 90).reason,
+              HasSubstr("2 ulp"));
   desc.layout = Layout::kSplit;
   EXPECT_FALSE(cusparselt_supports(desc, fp8, 90).ok);
   desc.x = desc.w = DType::kBF16;

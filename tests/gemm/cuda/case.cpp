@@ -447,8 +447,8 @@ CudaCase::Sample CudaCase::make_sample() const {
 
 double gpu_tolerance(const GemmDesc& desc, const KernelDesc& kernel, double norm1, double norm2, double bias,
                      double expected) {
-  // One rounding to BF16, taken as a whole ulp (two where the kernel rounds its sums before the scales too:
-  // that error is relative to the product, which the bias may cancel).
+  // One rounding to BF16, taken as a whole ulp; two where the kernel rounds its sums before the scales too,
+  // in FP32 outputs the 2^-8 of that rounding.
   const double product = std::fabs(expected - bias);
   const double magnitude = std::max(std::fabs(expected), 0x1p-126);
   const double ulp = std::exp2(std::floor(std::log2(magnitude)) - 7);
