@@ -208,6 +208,7 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
   CLI::App* bench =
       app.add_subcommand("bench", "Speed: one linear, prefill or decode, against this machine's limits");
   bench->require_subcommand(1);
+  add_bench_quant(*bench, global);
   bench->footer(
       "Example: slidesparse bench gemm --shape 8192,2048 --dtype int8 --patterns dense,2:4,6:8 --m 1,512");
 

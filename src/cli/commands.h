@@ -23,6 +23,8 @@ void add_tokenize(CLI::App& app, const GlobalOptions& global);
 void add_eval(CLI::App& app, const GlobalOptions& global);
 void add_generate(CLI::App& app, const GlobalOptions& global);
 void add_bench(CLI::App& app, const GlobalOptions& global);
+// A subcommand of bench.
+void add_bench_quant(CLI::App& bench, const GlobalOptions& global);
 void add_tune(CLI::App& app, const GlobalOptions& global);
 void add_probe_kernel(CLI::App& app);
 
