@@ -99,6 +99,11 @@ std::int64_t staged_stride(const GemmDesc& desc) {
   return round_up(desc.n, 8);
 }
 
+// Measured on an H200: bands pay only for matrices of very many channels.
+int usual_swizzle(const GemmDesc& desc, const Variant& variant) {
+  return desc.n >= std::int64_t{128} * variant.tile_channels && desc.m >= 8 * variant.tile_tokens ? 4 : 1;
+}
+
 // Without pointers.
 Problem problem_of(const GemmDesc& desc, const KernelDesc& kernel) {
   const Variant& variant = variant_of(kernel);
@@ -111,9 +116,7 @@ Problem problem_of(const GemmDesc& desc, const KernelDesc& kernel) {
   problem.ldout = is_staged(desc) ? staged_stride(desc) : row_stride_out(desc);
   problem.multiprocessors = multiprocessors(desc);
   problem.splits = settings.splits;
-  const bool large =
-      ceil_div(desc.n, variant.tile_channels) >= 8 && ceil_div(desc.m, variant.tile_tokens) >= 8;
-  problem.swizzle = settings.swizzle != 0 ? settings.swizzle : large ? 4 : 1;
+  problem.swizzle = settings.swizzle != 0 ? settings.swizzle : usual_swizzle(desc, variant);
   return problem;
 }
 
@@ -123,7 +126,10 @@ Problem problem_of(const GemmDesc& desc, const KernelDesc& kernel) {
 double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   constexpr double kProductsPerCycle = 4096;
   constexpr double kBytesPerCycle = 56;
-  constexpr double kHandOver = 9000;
+  constexpr double kWeightBytesPerCycle = 2300;  // of the whole card
+  constexpr double kHandOver = 15000;
+  constexpr double kCutTiles = 1.2;         // fewer stages and less sharing than whole tiles
+  constexpr double kExposedEpilogue = 1.1;  // nobody multiplies while a cooperative tile is written
   const Variant& variant = variant_of(kernel);
   const Settings settings = read_settings(kernel);
   const double processors = multiprocessors(desc);
@@ -135,11 +141,14 @@ double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   const double loop = std::max(area * k / kProductsPerCycle, rows * k / kBytesPerCycle);
   const double out = area * 2 / kBytesPerCycle;
   const double waves = std::ceil(tiles / processors);
-  if (variant.schedule == Schedule::kStreamK && settings.splits == 1)
-    return loop * std::max(tiles / processors, 1024 / k) + waves * out + kHandOver;
-  if (variant.schedule == Schedule::kStreamK && settings.splits > 1)
-    return loop / settings.splits * std::ceil(tiles * settings.splits / processors) + waves * out + kHandOver;
-  return waves * loop + (variant.schedule == Schedule::kPingpong ? out : waves * out);
+  const double memory = static_cast<double>(desc.n) * k / kWeightBytesPerCycle;
+  if (variant.schedule == Schedule::kPingpong) return std::max(waves * loop, memory) + out;
+  if (variant.schedule == Schedule::kCooperative || settings.splits == 0)
+    return std::max(waves * loop * kExposedEpilogue, memory) + waves * out;
+  const double shared = settings.splits == 1
+                            ? loop * std::max(tiles / processors, 1024 / k)
+                            : loop / settings.splits * std::ceil(tiles * settings.splits / processors);
+  return std::max(shared * kCutTiles, memory) + waves * out + kHandOver;
 }
 
 // What plan() makes: everything but the pointers.
@@ -207,7 +216,9 @@ std::vector<KernelDesc> CutlassBackend::candidates(const GemmDesc& desc) const {
           add(fmt::format("splits={}", splits));
       }
     } else if (tiles > 4 * processors && variant.tile_tokens >= 128) {
-      for (const int swizzle : {1, 2}) add(fmt::format("swizzle={}", swizzle));
+      for (const int swizzle : {1, 2, 4}) {
+        if (swizzle != usual_swizzle(desc, variant)) add(fmt::format("swizzle={}", swizzle));
+      }
     }
   }
   std::stable_sort(found.begin(), found.end(), [&desc](const KernelDesc& a, const KernelDesc& b) {
