@@ -44,7 +44,7 @@ void run_info() {
   fmt::print("backends:\n");
   for (const Backend* backend : backends()) {
     const Feasibility state = backend->available();
-    fmt::print("  {:<10}{} ({} kernels)\n", backend->name(),
+    fmt::print("  {:<12}{} ({} kernels)\n", backend->name(),
                state.ok ? "available" : "not available: " + state.reason, backend->kernels().size());
   }
 }

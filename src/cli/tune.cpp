@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ namespace slidesparse {
 namespace {
 
 struct TuneCommand {
-  std::string directory, model, cache, device;
+  std::string directory, model, shape, cache, device;
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
   bool force = false;
@@ -29,15 +30,21 @@ struct TuneCommand {
   double window = 1e-3;
 };
 
-TunerOptions tuner_options(const TuneCommand& command) {
-  const GemmSubject subject =
-      gemm_subject("tune", {command.directory, command.model, "", command.dtypes, command.patterns});
+struct NamedShape {
+  std::string name;
+  TrackShape shape;
+};
+
+TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& names) {
+  const GemmSubject subject = gemm_subject(
+      "tune", {command.directory, command.model, command.shape, command.dtypes, command.patterns});
   TunerOptions options;
   options.device = parse_device_option(command.device);
   for (const DType dtype : subject.dtypes) {
     for (const GemmShape& shape : subject.shapes)
-      options.shapes.push_back({shape.n, shape.k, dtype, shape.bias});
+      names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias}});
   }
+  for (const NamedShape& named : names) options.shapes.push_back(named.shape);
   options.patterns = subject.patterns;
   options.ms = command.m;
   if (options.ms.empty()) {
@@ -71,8 +78,54 @@ std::string duration(double seconds) {
   return whole < 60 ? fmt::format("{} s", whole) : fmt::format("{} min {} s", whole / 60, whole % 60);
 }
 
+// "12.3 (1.041 cusparselt)": microseconds, speed against the fastest dense kernel, backend. DENSE: what runs
+// does not use the zeros.
+std::string cell(const Choice& choice, double dense) {
+  return fmt::format("{:.1f} ({:.3f} {}{})", 1e6 * choice.seconds, dense / choice.seconds,
+                     choice.backend->name(), choice.kernel.sparse ? "" : ", DENSE");
+}
+
+// What choose() takes by now: a row for each layer, dtype and M.
+std::string summary(const std::vector<NamedShape>& shapes, const TunerOptions& options,
+                    const TuningCache& cache) {
+  std::vector<std::string> header{"layer", "N", "K", "dtype", "M", "dense us", "kernel"};
+  for (const Pattern& pattern : options.patterns) {
+    if (!pattern.is_dense()) header.push_back(pattern.to_string());
+  }
+  using Align = TextTable::Align;
+  TextTable table(header, {Align::kLeft, Align::kRight, Align::kRight, Align::kLeft, Align::kRight,
+                           Align::kRight, Align::kLeft});
+  const auto chosen = [&](const TrackShape& shape, Pattern pattern, std::int64_t m) -> std::optional<Choice> {
+    try {
+      Choice choice = choose(track_desc(shape, pattern, m, {options.device, 0}), options.backends, &cache);
+      if (choice.seconds > 0) return choice;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUnsupported) throw;
+    }
+    return {};
+  };
+  for (const NamedShape& named : shapes) {
+    const TrackShape& shape = named.shape;
+    for (const std::int64_t m : options.ms) {
+      const auto dense = chosen(shape, Pattern(), m);
+      std::vector<std::string> cells{named.name, fmt::format("{}", shape.n), fmt::format("{}", shape.k),
+                                     std::string(dtype_word(shape.dtype)), fmt::format("{}", m)};
+      cells.push_back(dense ? fmt::format("{:.1f}", 1e6 * dense->seconds) : "-");
+      cells.push_back(dense ? dense->kernel.name : "-");
+      for (const Pattern& pattern : options.patterns) {
+        if (pattern.is_dense()) continue;
+        const auto sparse = chosen(shape, pattern, m);
+        cells.push_back(sparse ? cell(*sparse, dense ? dense->seconds : 0) : "-");
+      }
+      table.add_row(std::move(cells));
+    }
+  }
+  return table.to_string();
+}
+
 void run_tune(const TuneCommand& command, bool quiet) {
-  TunerOptions options = tuner_options(command);
+  std::vector<NamedShape> names;
+  TunerOptions options = tuner_options(command, names);
   const TuningMachine machine = tuning_machine(options.device);
   const std::string path = command.cache.empty() ? default_tuning_cache() : command.cache;
   TuningCache cache = TuningCache::load(path, machine);
@@ -95,6 +148,8 @@ void run_tune(const TuneCommand& command, bool quiet) {
     };
   }
   const TunerTotals totals = tune(options, cache, path);
+  fmt::print("{}(in brackets: speed over the fastest dense kernel, and the backend)\n",
+             summary(names, options, cache));
   for (const std::string& line : totals.failures) fmt::print("failed: {}\n", printable(line, 300));
   fmt::print(
       "{} problems measured, {} were in the cache, {} impossible here; {} kernels timed, {} failed; {} in "
@@ -111,6 +166,7 @@ void add_tune(CLI::App& app, const GlobalOptions& global) {
   command->add_option("DIR", options->directory, "Packed directory: its own dtype and pattern");
   command->add_option("--model", options->model,
                       fmt::format("Shapes of a known model: {}", fmt::join(preset_names(), ", ")));
+  command->add_option("--shape", options->shape, "N,K: output and input channels of one's own");
   command->add_option("--dtype", options->dtypes, "List of int8, fp8, bf16 (default int8)")->delimiter(',');
   command->add_option("--patterns", options->patterns, "List of patterns (default dense,6:8)")
       ->delimiter(',');

@@ -28,6 +28,8 @@ constexpr double kGraphBelowSeconds = 300e-6;
 constexpr int kGraphRuns = 8;
 constexpr int kRoughRuns = 4;
 constexpr int kMostCopies = 64;
+// Arenas round every part up to 256 bytes.
+constexpr std::int64_t kWorkspaceSlack = 4096;
 
 bool is_hopper() {
   return cuda_status().available && cuda_status().devices.front().major == 9;
@@ -101,7 +103,7 @@ class CudaRunner : public RaceRunner {
       Shared::grow(shared_->q, footprint_.m_padded * footprint_.k_padded * element_, "bench codes");
     Shared::grow(shared_->scale, footprint_.m_padded * 4, "bench scales");
     Shared::grow(shared_->out, desc.m * desc.n * 2, "bench output");
-    Shared::grow(shared_->workspace, std::max<std::int64_t>(plan_.workspace_bytes + 256, 256),
+    Shared::grow(shared_->workspace, std::max<std::int64_t>(plan_.workspace_bytes, 0) + kWorkspaceSlack,
                  "bench workspace");
   }
 

@@ -157,7 +157,12 @@ float reference_output(const GemmDesc& desc, const WeightSource& one_row, const 
 
 double output_tolerance(const GemmDesc& desc, const KernelDesc& kernel, const WeightSource& one_row,
                         const void* x, float x_scale, double expected, bool short_sums) {
-  const double roundings = (kernel.two_roundings ? 2 : 1) * bf16_ulp(expected);
+  double roundings = bf16_ulp(expected);
+  if (kernel.two_roundings) {
+    const double bias =
+        one_row.bias == nullptr ? 0 : bf16_to_float(*static_cast<const std::uint16_t*>(one_row.bias));
+    roundings += bf16_ulp(expected - bias);
+  }
   if (desc.x == DType::kI8) return roundings;
   double scale = norm(desc.x, x, desc.k) * norm(desc.x, one_row.values, stored_values_per_row(desc));
   if (desc.x != DType::kBF16) scale *= double{x_scale} * *static_cast<const float*>(one_row.scales);

@@ -40,10 +40,12 @@ void fill_random_values(DType dtype, std::byte* data, std::int64_t count, std::u
 // One output of the problem, by the reference backend: x is one token of K quantised (or BF16) values.
 float reference_output(const GemmDesc& desc, const WeightSource& one_row, const void* x, float x_scale);
 
-// How far a right output may be from the reference's. INT8 sums are exact: what is left are roundings to BF16
-// (two where the kernel says so). FP8 and BF16: |x| |w| bounds the sum of the products' magnitudes; FP32 adds
-// in at least eight parts. `short_sums`: tensor cores keep about 14 bits within a chain of instructions of 32
-// products, so that up to 2^-13 of a partial sum is lost at each; partial sums are around |x| |w| / sqrt(K).
+// How far a right output may be from the reference's. INT8 sums are exact: what is left is one step of the
+// result's BF16 and, for kernels that round twice, one of the product's before the bias (BF16, when there is
+// one) is added, which may be much larger than the result. FP8 and BF16: |x| |w| bounds the sum of the
+// products' magnitudes; FP32 adds in at least eight parts. `short_sums`: tensor cores keep about 14 bits
+// within a chain of instructions of 32 products, so that up to 2^-13 of a partial sum is lost at each;
+// partial sums are around |x| |w| / sqrt(K).
 double output_tolerance(const GemmDesc& desc, const KernelDesc& kernel, const WeightSource& one_row,
                         const void* x, float x_scale, double expected, bool short_sums);
 

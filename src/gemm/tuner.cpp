@@ -109,6 +109,8 @@ class Tuner {
       throw;
     }
     save(true);
+    for (const auto& [kind, failure] : failures_)
+      totals_.failures.push_back(fmt::format("{}, {} times: {}", kind.first, failure.count, failure.first));
     totals_.seconds = now_seconds() - start;
     return totals_;
   }
@@ -226,10 +228,11 @@ class Tuner {
       ++totals_.kernels;
       if (row.check == "ok") continue;
       ++totals_.failed;
-      const std::string line =
-          fmt::format("{} {}: {}", row.entrant.kernel.name, row.entrant.kernel.config, row.check);
-      const std::string kind = line.substr(0, line.find(" token"));
-      if (failures_.insert(kind).second) totals_.failures.push_back(line);
+      Failure& failure = failures_[{row.entrant.kernel.name, row.check.substr(0, row.check.find(": token"))}];
+      if (failure.count++ == 0) {
+        failure.first =
+            fmt::format("{}; first [{}] with {}", row.check, row.entrant.kernel.config, desc.to_string());
+      }
     }
     std::stable_sort(point.kernels.begin(), point.kernels.end(),
                      [](const TunedKernel& a, const TunedKernel& b) {
@@ -266,9 +269,13 @@ class Tuner {
   std::string path_;
   TunerTotals totals_;
   std::map<std::string, Best> best_;  // of the shape's last M, by pattern
-  std::set<std::string> failures_;
-  std::set<std::string> probed_;            // kernels that another process has run
-  std::map<std::string, std::string> bad_;  // those that did not survive it, and why
+  struct Failure {
+    int count = 0;
+    std::string first;
+  };
+  std::map<std::pair<std::string, std::string>, Failure> failures_;  // by kernel and kind
+  std::set<std::string> probed_;                                     // kernels that another process has run
+  std::map<std::string, std::string> bad_;                           // those that did not survive it, and why
   double saved_ = 0;
   int saved_measured_ = 0;
 };

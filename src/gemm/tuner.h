@@ -28,12 +28,13 @@ struct TunerOptions {
 };
 
 struct TunerTotals {
-  int measured = 0;                   // problems (shape, pattern, M) measured now
-  int found = 0;                      // that the cache had
-  int kernels = 0;                    // timed
-  int failed = 0;                     // that threw or were wrong
-  int impossible = 0;                 // problems that nothing can run
-  std::vector<std::string> failures;  // one line for each distinct one
+  int measured = 0;    // problems (shape, pattern, M) measured now
+  int found = 0;       // that the cache had
+  int kernels = 0;     // timed
+  int failed = 0;      // that threw or were wrong
+  int impossible = 0;  // problems that nothing can run
+  std::vector<std::string>
+      failures;  // one line for each kernel and kind: "KERNEL, 27 times: WHY, first with ..."
   double seconds = 0;
 };
 

@@ -75,8 +75,8 @@ fs::path Cli::root_;
 TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
   const Result top = run({"--help"});
   EXPECT_EQ(top.code, 0);
-  for (const char* command :
-       {"info", "convert", "unpack", "inspect", "random-model", "tokenize", "eval", "generate", "bench"}) {
+  for (const char* command : {"info", "convert", "unpack", "inspect", "random-model", "tokenize", "eval",
+                              "generate", "bench", "tune"}) {
     EXPECT_THAT(top.out, HasSubstr(command));
     const Result help = run({command, "--help"});
     EXPECT_EQ(help.code, 0);
@@ -99,6 +99,42 @@ TEST_F(Cli, WrongUseExitsWithTwo) {
   expect_error(run({"bench", "decode", "--model", "llama3.2-1b", "--dtype", "int8", "--patterns", "6:8",
                     "--head", "fp4"}),
                2, {"--head fp4"});
+}
+
+TEST_F(Cli, TuneMeasuresOnceAndKeepsItsFile) {
+  const std::vector<std::string> command{"tune",           "--shape",  "48,96", "--dtype",  "int8",
+                                         "--patterns",     "6:8",      "--m",   "65",       "--cache",
+                                         path("t/c.json"), "--device", "cpu",   "--window", "0.001"};
+  const Result first = run(command);
+  EXPECT_EQ(first.code, 0) << first.err;
+  EXPECT_THAT(first.out, HasSubstr("1 problems measured, 0 were in the cache"));
+  const Result second = run(command);
+  EXPECT_THAT(second.out, HasSubstr("0 problems measured, 1 were in the cache"));
+  const auto json = nlohmann::json::parse(read_file(path("t/c.json")));
+  EXPECT_EQ(json["machines"][0]["points"][0]["n"], 48);
+  EXPECT_GT(json["machines"][0]["points"][0]["kernels"][0]["seconds"], 0);
+  // Figures of another version are counted and not used.
+  std::string text = read_file(path("t/c.json"));
+  const std::string program = "\"program\": \"";
+  text.insert(text.find(program) + program.size(), "0.0.");
+  std::ofstream(path("t/c.json")) << text;
+  const Result stale = run(command);
+  EXPECT_THAT(stale.out, HasSubstr("1 measurements of other versions"));
+  EXPECT_THAT(stale.out, HasSubstr("1 problems measured"));
+  std::ofstream(path("t/c.json")) << "{";
+  expect_error(run(command), 1, {"c.json", "line 1"});
+  expect_error(run({"tune"}), 2, {"DIR", "--model", "--shape"});
+  expect_error(run({"tune", "--shape", "8,8", "--device", "tpu"}), 2, {"--device tpu", "cuda"});
+  expect_error(run({"tune", "--shape", "8,8", "--m", "0"}), 2, {"--m 0"});
+  expect_error(run({"tune", "--shape", "8,8", "--backend", "blas"}), 2, {"blas", "cpu"});
+}
+
+TEST_F(Cli, BenchGemmExplainsItsChoice) {
+  const Result result = run({"bench", "gemm", "--shape", "48,96", "--m", "65", "--min-seconds", "0.001",
+                             "--device", "cpu", "--explain", "--quiet"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("chosen: "));
+  EXPECT_THAT(result.out, HasSubstr("not cpu: for split weights"));
 }
 
 TEST_F(Cli, PatternsThatDoNotExistAreRefusedWithTheList) {
