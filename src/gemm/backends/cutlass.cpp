@@ -128,8 +128,9 @@ double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   constexpr double kBytesPerCycle = 56;
   constexpr double kWeightBytesPerCycle = 2300;  // of the whole card
   constexpr double kHandOver = 15000;
-  constexpr double kCutTiles = 1.2;         // fewer stages and less sharing than whole tiles
-  constexpr double kExposedEpilogue = 1.1;  // nobody multiplies while a cooperative tile is written
+  constexpr double kCutTiles = 1.2;  // fewer stages and less sharing than whole tiles
+  constexpr double kChange = 6000;   // from one cooperative tile to the next: nobody multiplies
+  constexpr double kAgain = 0.4;     // of the weights' bytes for every further column of tiles
   const Variant& variant = variant_of(kernel);
   const Settings settings = read_settings(kernel);
   const double processors = multiprocessors(desc);
@@ -141,10 +142,11 @@ double expected_cycles(const GemmDesc& desc, const KernelDesc& kernel) {
   const double loop = std::max(area * k / kProductsPerCycle, rows * k / kBytesPerCycle);
   const double out = area * 2 / kBytesPerCycle;
   const double waves = std::ceil(tiles / processors);
-  const double memory = static_cast<double>(desc.n) * k / kWeightBytesPerCycle;
+  const auto columns = static_cast<double>(ceil_div(desc.m, variant.tile_tokens));
+  const double memory = static_cast<double>(desc.n) * k / kWeightBytesPerCycle * (1 + kAgain * (columns - 1));
   if (variant.schedule == Schedule::kPingpong) return std::max(waves * loop, memory) + out;
   if (variant.schedule == Schedule::kCooperative || settings.splits == 0)
-    return std::max(waves * loop * kExposedEpilogue, memory) + waves * out;
+    return std::max(waves * loop + (waves - 1) * kChange, memory * kCutTiles) + out;
   const double shared = settings.splits == 1
                             ? loop * std::max(tiles / processors, 1024 / k)
                             : loop / settings.splits * std::ceil(tiles * settings.splits / processors);
