@@ -161,8 +161,20 @@ Choice choose(const GemmDesc& desc, std::span<const std::string> allowed, const 
       return *std::move(choice);
     }
   }
-  const auto best = std::min_element(candidates.begin(), candidates.end(),
-                                     [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
+  auto best = std::min_element(candidates.begin(), candidates.end(),
+                               [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
+  if (best->backend->name() == "cutlass") {
+    // Its kernels are for few or for many tokens, and it orders them by an estimate without asking anybody.
+    const std::vector<KernelDesc> likely = best->backend->candidates(desc);
+    const auto first = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
+      return !likely.empty() && candidate.backend == best->backend &&
+             candidate.kernel.name == likely.front().name;
+    });
+    if (first != candidates.end()) {
+      best = first;
+      best->kernel = likely.front();
+    }
+  }
   Choice choice;
   choice.backend = best->backend;
   choice.kernel = best->kernel;

@@ -311,6 +311,21 @@ TEST(CutlassRun, MisalignedPointersAndForeignWeightsAreOneClearError) {
   stream.synchronize();
 }
 
+TEST(CutlassSettings, WithoutMeasurementsTheFirstCandidateIsChosen) {
+  if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+  const std::vector<std::string> only{"cutlass"};
+  std::set<std::string> chosen;
+  for (const std::int64_t m : {16, 64, 1024, 16384}) {
+    const GemmDesc desc = desc_of(DType::kF8E4M3, m, 4608, 3584);
+    const Choice choice = choose(desc, only);
+    const KernelDesc likely = kBackend.candidates(desc).front();
+    EXPECT_EQ(choice.kernel.name, likely.name);
+    EXPECT_EQ(choice.kernel.config, likely.config);
+    chosen.insert(choice.kernel.name);
+  }
+  EXPECT_GE(chosen.size(), 3u) << "one kernel cannot be the best for every number of tokens";
+}
+
 // One problem on the card, with the bits that it gives when nothing else runs.
 struct OnCard {
   OnCard(const CaseSpec& spec, const KernelDesc& kernel, const CudaStream& stream)
