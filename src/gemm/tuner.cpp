@@ -18,9 +18,13 @@ double cost(const TrackShape& shape, std::int64_t m) {
   return 2e9 + static_cast<double>(shape.n) * static_cast<double>(shape.k) * static_cast<double>(m + 64);
 }
 
+std::string key_of(std::string_view backend, const std::string& name, const std::string& config,
+                   DType dtype) {
+  return fmt::format("{} {} {} {}", backend, name, config, dtype_name(dtype));
+}
+
 std::string key_of(const RaceEntrant& entrant) {
-  return fmt::format("{} {} {} {}", entrant.backend->name(), entrant.kernel.name, entrant.kernel.config,
-                     dtype_name(entrant.desc.w));
+  return key_of(entrant.backend->name(), entrant.kernel.name, entrant.kernel.config, entrant.desc.w);
 }
 
 TunedKernel to_tuned(const RaceRow& row) {
@@ -44,10 +48,13 @@ TunedKernel to_tuned(const RaceRow& row) {
 
 // A kernel that took the card's context with it is remembered with these words in front.
 constexpr std::string_view kLost = "lost the card: ";
-// From this M on, only kernels that were among the best at the last M are measured (where that was at least
-// half of it or this large itself): the order of large problems changes little, and their runs are long.
+// Above this M, kernels that were measured at the last M and were not among so many of their backend there
+// are left out (where the last M was at least half of it or this large itself): the order of large problems
+// changes little, and their runs are long.
 constexpr std::int64_t kLargeM = 2048;
-constexpr std::size_t kCarriedOver = 12;
+constexpr int kCarriedOver = 8;
+// Dense kernels measured again on weights with a pattern.
+constexpr std::size_t kDenseOnPatterns = 4;
 // What a point keeps of its measurements: the fastest, the best of each backend, and failures.
 constexpr int kKeptKernels = 10;
 constexpr int kKeptFailures = 8;
@@ -118,9 +125,17 @@ class Tuner {
  private:
   void tune_one(const TrackShape& shape, std::int64_t m, std::unique_ptr<RaceTrack>& track) {
     check_interrupt("what was measured is in the cache: the same command goes on from there");
+    std::vector<Pattern> dense, others;
+    for (const Pattern& pattern : options_.patterns) (pattern.is_dense() ? dense : others).push_back(pattern);
+    tune_patterns(shape, dense, m, track);
+    tune_patterns(shape, others, m, track);
+  }
+
+  void tune_patterns(const TrackShape& shape, const std::vector<Pattern>& patterns, std::int64_t m,
+                     std::unique_ptr<RaceTrack>& track) {
     std::vector<RaceEntrant> entrants;
     std::vector<GemmDesc> problems;
-    for (const Pattern& pattern : options_.patterns) {
+    for (const Pattern& pattern : patterns) {
       const GemmDesc desc = track_desc(shape, pattern, m, {options_.device, 0});
       const TunedPoint* known = cache_.at(TuningProblem::of(desc), m);
       if (!options_.force && known != nullptr && is_measured(*known)) {
@@ -128,11 +143,14 @@ class Tuner {
         continue;
       }
       std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
-      carry_over(here);
       if (here.empty()) {
         ++totals_.impossible;
         continue;
       }
+      const std::vector<RaceEntrant> all = here;
+      carry_over(here);
+      if (!pattern.is_dense()) keep_best_dense(here, shape, m);
+      if (here.empty()) here = all;  // a problem is never left without figures
       problems.push_back(desc);
       entrants.insert(entrants.end(), here.begin(), here.end());
     }
@@ -156,8 +174,7 @@ class Tuner {
       for (const auto& [m, point] : *points) {
         for (const TunedKernel& kernel : point.kernels) {
           if (kernel.bad.rfind(kLost, 0) == 0)
-            bad_[fmt::format("{} {} {} {}", kernel.backend, kernel.name, kernel.config,
-                             dtype_name(shape.dtype))] = kernel.bad;
+            bad_[key_of(kernel.backend, kernel.name, kernel.config, shape.dtype)] = kernel.bad;
         }
       }
     }
@@ -181,13 +198,32 @@ class Tuner {
          lost.entrant.kernel.name, lost.entrant.kernel.config, desc.to_string(), lost.what());
   }
 
-  // Leaves the best of the last M when this one is large.
+  // When M is large: drops what was measured at the last M and was not among its backend's best there.
   void carry_over(std::vector<RaceEntrant>& entrants) const {
     if (entrants.empty() || entrants.front().desc.m <= kLargeM) return;
     const auto found = best_.find(entrants.front().desc.pattern.to_string());
     if (found == best_.end() || found->second.m < std::min(kLargeM, entrants.front().desc.m / 2)) return;
-    std::erase_if(entrants,
-                  [&](const RaceEntrant& entrant) { return found->second.keys.count(key_of(entrant)) == 0; });
+    std::erase_if(entrants, [&](const RaceEntrant& entrant) {
+      const std::string key = key_of(entrant);
+      return found->second.seen.count(key) != 0 && found->second.best.count(key) == 0;
+    });
+  }
+
+  // On a card, dense kernels do the same work whatever zeros there are: of those only the best at dense
+  // weights are measured again on weights with a pattern.
+  void keep_best_dense(std::vector<RaceEntrant>& entrants, const TrackShape& shape, std::int64_t m) const {
+    if (options_.device != DeviceKind::kCuda) return;
+    const GemmDesc dense = track_desc(shape, Pattern(), m, {options_.device, 0});
+    const TunedPoint* known = cache_.at(TuningProblem::of(dense), m);
+    if (known == nullptr || !is_measured(*known)) return;
+    std::set<std::string> best;
+    for (const TunedKernel& kernel : known->kernels) {
+      if (kernel.bad.empty() && best.size() < kDenseOnPatterns)
+        best.insert(key_of(kernel.backend, kernel.name, kernel.config, shape.dtype));
+    }
+    std::erase_if(entrants, [&](const RaceEntrant& entrant) {
+      return !entrant.kernel.sparse && best.count(key_of(entrant)) == 0;
+    });
   }
 
   // Takes out of `entrants` what does not survive in another process; returns their rows.
@@ -240,11 +276,12 @@ class Tuner {
                               std::tuple(!b.bad.empty(), !b.finalist, b.seconds.median);
                      });
     Best& best = best_[desc.pattern.to_string()];
-    best = {desc.m, {}};
+    best = {desc.m, {}, {}};
+    std::map<std::string, int> of_backend;
     for (const TunedKernel& kernel : point.kernels) {
-      if (kernel.bad.empty() && best.keys.size() < kCarriedOver)
-        best.keys.insert(
-            fmt::format("{} {} {} {}", kernel.backend, kernel.name, kernel.config, dtype_name(desc.w)));
+      const std::string key = key_of(kernel.backend, kernel.name, kernel.config, desc.w);
+      best.seen.insert(key);
+      if (kernel.bad.empty() && of_backend[kernel.backend]++ < kCarriedOver) best.best.insert(key);
     }
     point.kernels = worth_keeping(std::move(point.kernels));
     cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
@@ -261,7 +298,7 @@ class Tuner {
 
   struct Best {
     std::int64_t m = 0;
-    std::set<std::string> keys;  // as key_of()
+    std::set<std::string> seen, best;  // as key_of()
   };
 
   TunerOptions options_;
