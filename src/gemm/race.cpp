@@ -37,9 +37,14 @@ void guarded(Lane& lane, RaceTrack& track, const Body& body) {
   }
 }
 
-void round_of(Lanes& lanes, RaceTrack& track, const RaceRules& rules, double window, double rest) {
+// Everyone once, from another start and in the other direction each round: who runs behind a kernel that
+// heats the card up meets a lower clock, and that must not always be the same one.
+void round_of(Lanes& lanes, RaceTrack& track, const RaceRules& rules, int round, double window, double rest) {
   if (rules.between) rules.between();
-  for (Lane& lane : lanes) {
+  const std::size_t count = lanes.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t place = round % 2 == 0 ? i : count - 1 - i;
+    Lane& lane = lanes[(place + static_cast<std::size_t>(round / 2) * (count / 3 + 1)) % count];
     if (!lane.runner) continue;
     if (rest > 0) track.rest(rest);
     guarded(lane, track, [&] { lane.samples.push_back(lane.runner->time(window)); });
@@ -84,7 +89,7 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     if (lane.row.check != "ok") lane.leave();
   }
   for (int round = 0; round < rules.screening; ++round) {
-    round_of(lanes, track, rules, round == 0 ? 0 : rules.window_seconds, 0);
+    round_of(lanes, track, rules, round, round == 0 ? 0 : rules.window_seconds, 0);
     const bool last = round + 1 == rules.screening;
     drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
               static_cast<std::size_t>(last ? rules.finalists : rules.first_most));
@@ -95,7 +100,7 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     lane.samples.clear();
   }
   for (int round = 0; round < rules.rounds; ++round)
-    round_of(lanes, track, rules, rules.window_seconds, rules.rest_seconds);
+    round_of(lanes, track, rules, round, rules.window_seconds, rules.rest_seconds);
   std::vector<RaceRow> rows;
   for (Lane& lane : lanes) {
     lane.row.seconds = summarise(lane.samples);

@@ -85,8 +85,9 @@ TEST(Race, DropsTheHopelessEarlyAndTimesTheRestInTurn) {
   rules.rounds = 2;
   const auto rows = race(track, {entrant("d"), entrant("c"), entrant("b"), entrant("a")}, rules);
   EXPECT_THAT(script.order, ElementsAre("d", "c", "b", "a",  // d is beyond 1.3
-                                        "c", "b", "a",       // c is beyond 1.1
-                                        "b", "a", "b", "a", "b", "a"));
+                                        "a", "b", "c",       // backwards; c is beyond 1.1
+                                        "b", "a",            // from the middle
+                                        "b", "a", "a", "b"));
   EXPECT_THAT(finalists(rows), ElementsAre("b", "a"));
   ASSERT_EQ(rows.size(), 4u);
   EXPECT_EQ(rows[0].entrant.kernel.name, "d");
