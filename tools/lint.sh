@@ -3,7 +3,7 @@
 # lint.sh [FILE...]: only these files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ $# -gt 0 ]; then files=("$@"); else mapfile -t files < <(git ls-files '*.cpp' '*.h'); fi
+if [ $# -gt 0 ]; then files=("$@"); else mapfile -t files < <(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh'); fi
 clang-format-14 --dry-run -Werror "${files[@]}"
 [ -f build/release/compile_commands.json ] || cmake --preset release >/dev/null
 sources=()

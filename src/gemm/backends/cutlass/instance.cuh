@@ -92,24 +92,25 @@ struct Instance {
   using OfChannels =
       cutlass::epilogue::fusion::Sm90ColBroadcast<0, TileShape, float, float,
                                                   cute::Stride<cute::_1, cute::_0, cute::_0>, 1>;
-  using TokenScaled =
-      cutlass::epilogue::fusion::Sm90EVT<Compute<RoundedMultiply, float>, cutlass::epilogue::fusion::Sm90AccFetch,
-                                         OfTokens>;
+  using TokenScaled = cutlass::epilogue::fusion::Sm90EVT<Compute<RoundedMultiply, float>,
+                                                         cutlass::epilogue::fusion::Sm90AccFetch, OfTokens>;
   using Scaled = cutlass::epilogue::fusion::Sm90EVT<Compute<RoundedMultiply, float>, TokenScaled, OfChannels>;
   using Fusion = cutlass::epilogue::fusion::Sm90EVT<Compute<RoundedAdd, Output>, Scaled, OfChannels>;
 
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
-      cutlass::epilogue::collective::EpilogueTileAuto, Sum, float, void, cutlass::layout::ColumnMajor, 8, Output,
-      cutlass::layout::ColumnMajor, 8, EpilogueSchedule, Fusion>::CollectiveOp;
+      cutlass::epilogue::collective::EpilogueTileAuto, Sum, float, void, cutlass::layout::ColumnMajor, 8,
+      Output, cutlass::layout::ColumnMajor, 8, EpilogueSchedule, Fusion>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Input, cutlass::layout::RowMajor, 16, Input,
       cutlass::layout::ColumnMajor, 16, Sum, TileShape, ClusterShape,
-      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
+          sizeof(typename Epilogue::SharedStorage))>,
       MainloopSchedule>::CollectiveOp;
   using Scheduler =
       cute::conditional_t<kStreamK, cutlass::gemm::StreamKScheduler, cutlass::gemm::PersistentScheduler>;
-  using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue, Scheduler>;
+  using Kernel =
+      cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue, Scheduler>;
   using Arguments = typename Kernel::Arguments;
 
   static Arguments arguments(const Problem& problem) {
@@ -122,8 +123,9 @@ struct Instance {
     result.mainloop.ptr_B = static_cast<const Input*>(problem.x);
     result.mainloop.dB = {problem.ldx, cute::_1{}, 0};
     // x + -0 is x for every x, so that one kernel serves with and without a bias.
-    result.epilogue.thread = {
-        {{{}, {problem.x_scale, 0.0F, {}}, {}}, {problem.w_scale, 0.0F, {}}, {}}, {problem.bias, -0.0F, {}}, {}};
+    result.epilogue.thread = {{{{}, {problem.x_scale, 0.0F, {}}, {}}, {problem.w_scale, 0.0F, {}}, {}},
+                              {problem.bias, -0.0F, {}},
+                              {}};
     result.epilogue.ptr_D = static_cast<Output*>(problem.out);
     result.epilogue.dD = {cute::_1{}, problem.ldout, 0};
     result.hw_info.sm_count = problem.multiprocessors;
@@ -180,12 +182,12 @@ struct Instance {
     config.attrs = &cluster;
     config.numAttrs = 1;
     void* parameters[] = {&params};
-    return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(cutlass::device_kernel<Kernel>), parameters);
+    return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(cutlass::device_kernel<Kernel>),
+                               parameters);
   }
 
   static Variant variant() {
-    return {Type,          Channels,        Tokens,  K,         Cluster, How,
-            can_implement, workspace_bytes, prepare, resources, run};
+    return {Type, Channels, Tokens, K, Cluster, How, can_implement, workspace_bytes, prepare, resources, run};
   }
 };
 
