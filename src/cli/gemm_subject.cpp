@@ -117,6 +117,7 @@ std::string default_tuning_cache() {
 
 std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants) {
   std::vector<std::string> cases;
+  cases.reserve(entrants.size());
   for (const RaceEntrant& entrant : entrants) cases.push_back(probe_line(shape, entrant));
   return probe_in_child({"/proc/self/exe", "probe-kernel"}, cases, kProbeSeconds, kProbeStartSeconds);
 }
