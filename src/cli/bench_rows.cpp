@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "cli/output.h"
 #include "core/dtype_words.h"
 #include "core/text.h"
 
@@ -14,10 +15,6 @@ namespace {
 
 using Align = TextTable::Align;
 using nlohmann::ordered_json;
-
-ordered_json spread_json(const Spread& spread) {
-  return {{"median", spread.median}, {"low", spread.low}, {"high", spread.high}, {"count", spread.count}};
-}
 
 std::string microseconds(const Spread& spread) {
   return fmt::format("{:.1f} ({:.1f}..{:.1f})", 1e6 * spread.median, 1e6 * spread.low, 1e6 * spread.high);

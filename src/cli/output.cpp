@@ -48,6 +48,10 @@ nlohmann::ordered_json describe_run(const std::string& command) {
             {"gpu", describe_card()}}}};
 }
 
+nlohmann::ordered_json spread_json(const Spread& spread) {
+  return {{"median", spread.median}, {"low", spread.low}, {"high", spread.high}, {"count", spread.count}};
+}
+
 void write_json(const std::string& path, const nlohmann::ordered_json& json) {
   const std::string text = json.dump(2) + "\n";
   if (path == "-") {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "core/samples.h"
 #include "slidesparse/format/pattern.h"
 
 namespace slidesparse {
@@ -11,6 +12,9 @@ namespace slidesparse {
 // Runs of `bench` and `eval` describe themselves the same way: {"program", "version", "command", "machine":
 // {...}}.
 nlohmann::ordered_json describe_run(const std::string& command);
+
+// {"median", "low", "high", "count"}, in seconds.
+nlohmann::ordered_json spread_json(const Spread& spread);
 
 // Writes JSON atomically to a file, or to stdout for "-".
 void write_json(const std::string& path, const nlohmann::ordered_json& json);

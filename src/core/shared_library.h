@@ -23,6 +23,13 @@ class SharedLibrary {
   // The function named `name`, or null.
   void* symbol(const char* name) const;
 
+  // Sets `function` to the one named `name`; when there is none and `reason` is still empty, it says so.
+  template <typename Function>
+  void resolve(const char* name, Function& function, std::string& reason) const {
+    function = reinterpret_cast<Function>(symbol(name));
+    if (function == nullptr && reason.empty()) reason = path_ + " has no " + name;
+  }
+
  private:
   void* handle_ = nullptr;
   std::string path_;

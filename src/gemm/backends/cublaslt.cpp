@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 
 #include "core/buffer.h"
@@ -14,6 +13,7 @@
 #include "core/text.h"
 #include "gemm/backends/common.h"
 #include "gemm/backends/cublaslt_library.h"
+#include "gemm/backends/cuda_sums.h"
 #include "gemm/backends/cuda_tiles.h"
 #include "gemm/backends/cuda_weights.h"
 #include "kernels/cuda/tail.h"
@@ -52,10 +52,6 @@ const Method& method_of(const KernelDesc& kernel) {
   return kMethods[static_cast<std::size_t>(kernel.id)];
 }
 
-DType tail_dtype(cudaDataType type) {
-  return type == CUDA_R_32I ? DType::kI32 : type == CUDA_R_32F ? DType::kF32 : DType::kBF16;
-}
-
 cudaDataType operand_type(DType dtype) {
   return dtype == DType::kI8 ? CUDA_R_8I : dtype == DType::kF8E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
 }
@@ -83,7 +79,7 @@ Sizes sizes_of(const GemmDesc& desc, const Method& method) {
   sizes.k_padded = round_up(desc.k, kAlignment);
   sizes.ldd = method.tail ? sizes.n_padded : row_stride_out(desc);
   if (method.tail) {
-    const auto element = static_cast<std::int64_t>(dtype_size(tail_dtype(method.sums)));
+    const auto element = static_cast<std::int64_t>(dtype_size(sums_dtype(method.sums)));
     sizes.tiles = tiles_for_sums(desc.m, sizes.n_padded * element, 64);
     sizes.sums_bytes = round_up(sizes.tiles.rows * sizes.n_padded * element, 256);
   } else {
@@ -561,7 +557,7 @@ void CublasLtBackend::run(const GemmPlan& plan, const PreparedWeights& weights, 
         "cublasLtMatmul");
     if (!method.tail) continue;
     cuda::TailArgs tail;
-    tail.acc_dtype = tail_dtype(method.sums);
+    tail.acc_dtype = sums_dtype(method.sums);
     tail.acc = sums;
     tail.ldacc = sizes.n_padded;
     tail.m = last ? desc.m - first : sizes.tiles.rows;

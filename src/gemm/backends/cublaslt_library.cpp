@@ -8,12 +8,6 @@ namespace {
 constexpr const char* kName = "libcublasLt.so.13";
 constexpr std::size_t kMajor = 13;
 
-template <typename Function>
-void resolve(const SharedLibrary& library, const char* name, Function& function, std::string& reason) {
-  function = reinterpret_cast<Function>(library.symbol(name));
-  if (function == nullptr && reason.empty()) reason = fmt::format("{} has no {}", library.path(), name);
-}
-
 }  // namespace
 
 CublasLtLibrary::CublasLtLibrary(std::string_view option) : library_(option, {kName}) {
@@ -21,7 +15,7 @@ CublasLtLibrary::CublasLtLibrary(std::string_view option) : library_(option, {kN
     reason_ = fmt::format("cuBLASLt {} was not found: {}", kMajor, library_.reason());
     return;
   }
-  resolve(library_, "cublasLtGetVersion", get_version, reason_);
+  library_.resolve("cublasLtGetVersion", get_version, reason_);
   if (get_version == nullptr) return;
   const std::size_t number = get_version();
   version_ = fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
@@ -29,19 +23,19 @@ CublasLtLibrary::CublasLtLibrary(std::string_view option) : library_(option, {kN
     reason_ = fmt::format("{} is cuBLASLt {}: {}.x is needed", library_.path(), version_, kMajor);
     return;
   }
-  resolve(library_, "cublasLtCreate", create, reason_);
-  resolve(library_, "cublasLtGetStatusName", status_name, reason_);
-  resolve(library_, "cublasLtMatmul", matmul, reason_);
-  resolve(library_, "cublasLtMatmulDescInit_internal", desc_init, reason_);
-  resolve(library_, "cublasLtMatmulDescSetAttribute", desc_set, reason_);
-  resolve(library_, "cublasLtMatrixLayoutInit_internal", layout_init, reason_);
-  resolve(library_, "cublasLtMatmulPreferenceInit_internal", preference_init, reason_);
-  resolve(library_, "cublasLtMatmulPreferenceSetAttribute", preference_set, reason_);
-  resolve(library_, "cublasLtMatmulAlgoGetHeuristic", heuristic, reason_);
-  resolve(library_, "cublasLtMatmulAlgoInit", algo_init, reason_);
-  resolve(library_, "cublasLtMatmulAlgoCheck", algo_check, reason_);
-  resolve(library_, "cublasLtMatmulAlgoConfigSetAttribute", algo_set, reason_);
-  resolve(library_, "cublasLtMatmulAlgoConfigGetAttribute", algo_get, reason_);
+  library_.resolve("cublasLtCreate", create, reason_);
+  library_.resolve("cublasLtGetStatusName", status_name, reason_);
+  library_.resolve("cublasLtMatmul", matmul, reason_);
+  library_.resolve("cublasLtMatmulDescInit_internal", desc_init, reason_);
+  library_.resolve("cublasLtMatmulDescSetAttribute", desc_set, reason_);
+  library_.resolve("cublasLtMatrixLayoutInit_internal", layout_init, reason_);
+  library_.resolve("cublasLtMatmulPreferenceInit_internal", preference_init, reason_);
+  library_.resolve("cublasLtMatmulPreferenceSetAttribute", preference_set, reason_);
+  library_.resolve("cublasLtMatmulAlgoGetHeuristic", heuristic, reason_);
+  library_.resolve("cublasLtMatmulAlgoInit", algo_init, reason_);
+  library_.resolve("cublasLtMatmulAlgoCheck", algo_check, reason_);
+  library_.resolve("cublasLtMatmulAlgoConfigSetAttribute", algo_set, reason_);
+  library_.resolve("cublasLtMatmulAlgoConfigGetAttribute", algo_get, reason_);
 }
 
 void CublasLtLibrary::check(cublasStatus_t status, std::string_view call, std::string_view what) const {

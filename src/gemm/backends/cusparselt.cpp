@@ -11,6 +11,7 @@
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/backends/common.h"
+#include "gemm/backends/cuda_sums.h"
 #include "gemm/backends/cuda_tiles.h"
 #include "gemm/backends/cuda_weights.h"
 #include "gemm/backends/cusparselt_library.h"
@@ -49,10 +50,6 @@ const Method& method_of(const KernelDesc& kernel) {
   return kMethods[static_cast<std::size_t>(kernel.id)];
 }
 
-DType tail_dtype(cudaDataType type) {
-  return type == CUDA_R_32I ? DType::kI32 : type == CUDA_R_32F ? DType::kF32 : DType::kBF16;
-}
-
 cudaDataType operand_type(DType dtype) {
   return dtype == DType::kI8 ? CUDA_R_8I : CUDA_R_8F_E4M3;
 }
@@ -70,7 +67,7 @@ Sizes sizes_of(const GemmDesc& desc, const Method& method) {
   sizes.m_padded = round_up(desc.m, kDenseStep);
   sizes.n_padded = round_up(desc.n, kStructuredStep);
   sizes.k_padded = round_up(desc.pattern.lifted_k(desc.k), kStructuredStep);
-  const auto element = static_cast<std::int64_t>(dtype_size(tail_dtype(method.sums)));
+  const auto element = static_cast<std::int64_t>(dtype_size(sums_dtype(method.sums)));
   sizes.tiles = tiles_for_sums(desc.m, sizes.n_padded * element, 64);
   sizes.sums_bytes = round_up(round_up(sizes.tiles.rows, kDenseStep) * sizes.n_padded * element, 256);
   return sizes;
@@ -465,7 +462,7 @@ void CusparseLtBackend::run(const GemmPlan& plan, const PreparedWeights& weights
                                       sums, sums, workspace, &stream, 1),
           "cusparseLtMatmul", desc);
     cuda::TailArgs tail;
-    tail.acc_dtype = tail_dtype(method.sums);
+    tail.acc_dtype = sums_dtype(method.sums);
     tail.acc = sums;
     tail.ldacc = sizes.n_padded;
     tail.m = last ? sizes.tiles.last : sizes.tiles.rows;

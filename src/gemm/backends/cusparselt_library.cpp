@@ -16,12 +16,6 @@ static_assert(sizeof(cusparseLtHandle_t) == 512 && sizeof(cusparseLtMatDescripto
               sizeof(cusparseLtMatmulDescriptor_t) == 512 && sizeof(cusparseLtMatmulAlgSelection_t) == 512 &&
               sizeof(cusparseLtMatmulPlan_t) == 512);
 
-template <typename Function>
-void resolve(const SharedLibrary& library, const char* name, Function& function, std::string& reason) {
-  function = reinterpret_cast<Function>(library.symbol(name));
-  if (function == nullptr && reason.empty()) reason = fmt::format("{} has no {}", library.path(), name);
-}
-
 }  // namespace
 
 CusparseLtLibrary::CusparseLtLibrary(std::string_view option) : library_(option, {kName}) {
@@ -30,7 +24,7 @@ CusparseLtLibrary::CusparseLtLibrary(std::string_view option) : library_(option,
         fmt::format("cuSPARSELt 0.{} to 0.{} was not found: {}", kFirstMinor, kLastMinor, library_.reason());
     return;
   }
-  resolve(library_, "cusparseLtGetProperty", get_property, reason_);
+  library_.resolve("cusparseLtGetProperty", get_property, reason_);
   if (get_property == nullptr) return;
   int major = -1, minor = -1, patch = -1;
   get_property(MAJOR_VERSION, &major);
@@ -42,23 +36,23 @@ CusparseLtLibrary::CusparseLtLibrary(std::string_view option) : library_(option,
                           kFirstMinor, kLastMinor);
     return;
   }
-  resolve(library_, "cusparseLtInit", init, reason_);
-  resolve(library_, "cusparseLtGetErrorName", error_name, reason_);
-  resolve(library_, "cusparseLtDenseDescriptorInit", dense_init, reason_);
-  resolve(library_, "cusparseLtStructuredDescriptorInit", structured_init, reason_);
-  resolve(library_, "cusparseLtMatDescriptorDestroy", mat_destroy, reason_);
-  resolve(library_, "cusparseLtMatmulDescriptorInit", matmul_init, reason_);
-  resolve(library_, "cusparseLtMatmulDescSetAttribute", matmul_set, reason_);
-  resolve(library_, "cusparseLtMatmulAlgSelectionInit", alg_init, reason_);
-  resolve(library_, "cusparseLtMatmulAlgSelectionDestroy", alg_destroy, reason_);
-  resolve(library_, "cusparseLtMatmulAlgSetAttribute", alg_set, reason_);
-  resolve(library_, "cusparseLtMatmulAlgGetAttribute", alg_get, reason_);
-  resolve(library_, "cusparseLtMatmulPlanInit", plan_init, reason_);
-  resolve(library_, "cusparseLtMatmulPlanDestroy", plan_destroy, reason_);
-  resolve(library_, "cusparseLtMatmulGetWorkspace", get_workspace, reason_);
-  resolve(library_, "cusparseLtMatmul", matmul, reason_);
-  resolve(library_, "cusparseLtSpMMACompressedSize2", compressed_size, reason_);
-  resolve(library_, "cusparseLtSpMMACompress2", compress, reason_);
+  library_.resolve("cusparseLtInit", init, reason_);
+  library_.resolve("cusparseLtGetErrorName", error_name, reason_);
+  library_.resolve("cusparseLtDenseDescriptorInit", dense_init, reason_);
+  library_.resolve("cusparseLtStructuredDescriptorInit", structured_init, reason_);
+  library_.resolve("cusparseLtMatDescriptorDestroy", mat_destroy, reason_);
+  library_.resolve("cusparseLtMatmulDescriptorInit", matmul_init, reason_);
+  library_.resolve("cusparseLtMatmulDescSetAttribute", matmul_set, reason_);
+  library_.resolve("cusparseLtMatmulAlgSelectionInit", alg_init, reason_);
+  library_.resolve("cusparseLtMatmulAlgSelectionDestroy", alg_destroy, reason_);
+  library_.resolve("cusparseLtMatmulAlgSetAttribute", alg_set, reason_);
+  library_.resolve("cusparseLtMatmulAlgGetAttribute", alg_get, reason_);
+  library_.resolve("cusparseLtMatmulPlanInit", plan_init, reason_);
+  library_.resolve("cusparseLtMatmulPlanDestroy", plan_destroy, reason_);
+  library_.resolve("cusparseLtMatmulGetWorkspace", get_workspace, reason_);
+  library_.resolve("cusparseLtMatmul", matmul, reason_);
+  library_.resolve("cusparseLtSpMMACompressedSize2", compressed_size, reason_);
+  library_.resolve("cusparseLtSpMMACompress2", compress, reason_);
 }
 
 void CusparseLtLibrary::check(cusparseStatus_t status, std::string_view call, std::string_view what) const {
