@@ -25,18 +25,34 @@ SLIDESPARSE_TARGET inline float reduce_lanes(float* lanes) {
   return lanes[0];
 }
 
-SLIDESPARSE_TARGET float sum_of_squares(const std::uint16_t* x, std::int64_t n) {
-  float lanes[kLanes] = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float value = bf16_to_float(x[i + lane]);
-      lanes[lane] += value * value;
+// The order in which a card can add without passing elements around (kernels/cuda/quantize_plan.cuh): the
+// squares of 8 neighbours by a tree, 32 such vectors by a tree, and those chunks of 256 elements in kLanes
+// interleaved partial sums.
+constexpr int kChunk = 256;
+SLIDESPARSE_TARGET inline float chunk_of_squares(const std::uint16_t* x) {
+  float fours[kChunk / 2], twos[kChunk / 4], vectors[kChunk / 8];
+  for (int v = 0; v < kChunk / 8; ++v) {
+    for (int i = 0; i < 4; ++i) {
+      const float low = bf16_to_float(x[8 * v + i]);
+      const float high = bf16_to_float(x[8 * v + 4 + i]);
+      fours[4 * v + i] = low * low + high * high;
     }
   }
-  for (int lane = 0; i < n; ++i, ++lane) {
-    const float value = bf16_to_float(x[i]);
-    lanes[lane] += value * value;
+  for (int v = 0; v < kChunk / 8; ++v) {
+    for (int i = 0; i < 2; ++i) twos[2 * v + i] = fours[4 * v + i] + fours[4 * v + 2 + i];
+  }
+  for (int v = 0; v < kChunk / 8; ++v) vectors[v] = twos[2 * v] + twos[2 * v + 1];
+  return reduce_lanes(vectors);
+}
+
+SLIDESPARSE_TARGET float sum_of_squares(const std::uint16_t* x, std::int64_t n) {
+  float lanes[kLanes] = {};
+  std::int64_t chunk = 0;
+  for (; (chunk + 1) * kChunk <= n; ++chunk) lanes[chunk % kLanes] += chunk_of_squares(x + chunk * kChunk);
+  if (chunk * kChunk < n) {
+    std::uint16_t rest[kChunk] = {};
+    std::memcpy(rest, x + chunk * kChunk, static_cast<std::size_t>(n - chunk * kChunk) * sizeof(rest[0]));
+    lanes[chunk % kLanes] += chunk_of_squares(rest);
   }
   return reduce_lanes(lanes);
 }

@@ -72,7 +72,7 @@ QuantizePlan make_plan(const QuantizeArgs& args) {
   if (a.producer == Producer::kRmsNorm) {
     wide = wide && is_multiple(a.update, 16) && is_multiple(a.residual_out, 16) &&
            is_multiple(a.norm_weight, 16) && is_multiple(a.normed_out, 16);
-    plan.row_bytes = std::max(plan.row_bytes, (plan.vectors + 3) / 4 * 64);
+    plan.row_bytes = std::max(plan.row_bytes, plan.vectors * 16);
   }
   plan.wide_in = wide;
   // Straight 8-bit codes leave registers 8 at a time; everything else 16 bytes at a time.
@@ -110,6 +110,7 @@ int quantize(const QuantizeArgs& args, void* stream) {
   const auto handle = static_cast<cudaStream_t>(stream);
   if (args.k > kLongestRow) return launch_long(plan, handle);
   if (can_spread(plan)) return launch_spread(plan, handle);
+  if (can_stream(plan)) return launch_stream(plan, handle);
   const QuantizeShape shape = make_shape(plan);
   switch (args.producer) {
     case Producer::kRmsNorm:

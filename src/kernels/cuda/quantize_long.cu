@@ -7,7 +7,7 @@ namespace slidesparse::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kTile = 8192;  // elements in shared memory while squares are summed
+constexpr int kTile = 8 * kThreads;  // elements whose squares are summed at a time
 
 // Element i of what the producer makes of a row.
 template <Producer kProducer>
@@ -52,9 +52,8 @@ struct RowCodes {
 
 template <Producer kProducer, Codes C>
 __global__ void __launch_bounds__(kThreads) quantize_long_rows(const __grid_constant__ QuantizePlan p) {
-  __shared__ __align__(16) std::uint16_t tile[kProducer == Producer::kRmsNorm ? kTile : 16];
   __shared__ std::uint32_t partials[32];
-  __shared__ float inverse_shared;
+  __shared__ float chunks[kThreads / 32];
   const QuantizeArgs& a = p.args;
   const std::int64_t number = blockIdx.x;
   const int t = static_cast<int>(threadIdx.x);
@@ -67,27 +66,24 @@ __global__ void __launch_bounds__(kThreads) quantize_long_rows(const __grid_cons
   if constexpr (kProducer == Producer::kRmsNorm) {
     if (a.update != nullptr) row.second = static_cast<const std::uint16_t*>(a.update) + number * a.k;
     auto* const out = static_cast<std::uint16_t*>(a.residual_out) + number * a.k;
-    SquareSum squares;
+    // Warp w has the chunks w, w + 32, ...
+    float sum = 0.0f;
     for (std::int64_t first = 0; first < k; first += kTile) {
-      for (int i = t; i < kTile; i += kThreads) {
-        const std::int64_t at = first + i;
-        const std::uint16_t value = at < k ? row.sum(at) : std::uint16_t{0};
-        tile[i] = value;
-        if (a.residual_out != nullptr && at < k) out[at] = value;
+      std::uint16_t eight[8] = {};
+      for (int i = 0; i < 8; ++i) {
+        const std::int64_t at = first + 8 * t + i;
+        if (at >= k) break;
+        eight[i] = row.sum(at);
+        if (a.residual_out != nullptr) out[at] = eight[i];
       }
-      __syncthreads();
-      if (t < 32) {
-        const std::int64_t left = (k - first + 31) / 32;
-        squares.add<false>(tile, static_cast<int>(left < kTile / 32 ? left : kTile / 32));
-      }
-      __syncthreads();
+      const auto word = [&](int i) {
+        return eight[2 * i] | static_cast<std::uint32_t>(eight[2 * i + 1]) << 16;
+      };
+      sum += add_lanes(vector_of_squares(make_uint4(word(0), word(1), word(2), word(3))));
     }
-    if (t < 32) {
-      const float sum = squares.total();
-      if (t == 0) inverse_shared = inverse_rms(sum, a.k, a.eps);
-    }
+    if (t % 32 == 0) chunks[t / 32] = sum;
     __syncthreads();
-    row.inverse = inverse_shared;
+    row.inverse = inverse_rms(sum_of_chunks(chunks, kThreads / 32), a.k, a.eps);
     // In place, x is the sum by now.
     if (a.residual_out != nullptr) {
       row.x = out;

@@ -44,6 +44,9 @@ cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cu
 // says whether the card and this row will do.
 bool can_spread(const QuantizePlan& plan);
 cudaError_t launch_spread(const QuantizePlan& plan, cudaStream_t stream);
+// Norm and SiLU of many rows; can_stream() says whether the card and the row will do.
+bool can_stream(const QuantizePlan& plan);
+cudaError_t launch_stream(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
 
 template <Codes C>
@@ -176,100 +179,54 @@ __device__ inline void write_row(const QuantizePlan& p, std::int64_t row, const 
   }
 }
 
-// Adds up the squares of a row in the order of kernels/cpu/ops_rows_body.h: 32 interleaved partial sums, then
-// pairwise. One warp; lane l owns elements l, l + 32, ... Elements behind the row are zero and change
-// nothing.
-constexpr float kLeastFusedEps = 1e-20f;
-class SquareSum {
- public:
-  // `steps` times 32 elements of shared memory. kFused: each square and its addition are one instruction with
-  // one rounding. That is the same sum, because the square of a BF16 number has 16 digits and is exact,
-  // unless it is below 2^-134: sums that this changes are below 2^-100 and vanish beside an eps above
-  // kLeastFusedEps.
-  template <bool kFused>
-  __device__ inline void add(const std::uint16_t* elements, int steps) {
-    if constexpr (kFused) {
-      add_fused(elements, steps);
-    } else {
-      add_rounded(elements, steps);
-    }
-  }
+// The sum of a row's squares in the order of kernels/cpu/ops_rows_body.h: a thread adds up its vector of 8
+// elements, a warp its 32 vectors, which are a chunk, and at the end lane l the chunks l, l + 32, ...
+// Elements behind the row are zero and change nothing.
+constexpr int kChunkVectors = 32;
 
-  // The same with squares in shared memory: a step is a load and an addition.
-  __device__ inline void add_squares(const float* squares, int steps) {
-    const float* from = squares + threadIdx.x % 32;
-    constexpr int kAhead = 32;
-    int step = 0;
-    for (; step + kAhead <= steps; step += kAhead) {
-      float next[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) next[i] = from[32 * (step + i)];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum_ += next[i];
-    }
-    for (; step < steps; ++step) sum_ += from[32 * step];
-  }
+__device__ inline int chunks_of(int vectors) {
+  return (vectors + kChunkVectors - 1) / kChunkVectors;
+}
 
-  // In lane 0.
-  __device__ inline float total() const {
-    float sum = sum_;
+// The same in every lane: addition commutes, so this is the tree that lane 0 would see.
+__device__ inline float add_lanes(float value) {
 #pragma unroll
-    for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(0xffffffffu, sum, width);
-    return sum;
-  }
+  for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(0xffffffffu, value, width);
+  return value;
+}
 
- private:
-  __device__ inline void add_fused(const std::uint16_t* elements, int steps) {
-    const std::uint16_t* from = elements + threadIdx.x % 32;
-    constexpr int kAhead = 32;
-    int step = 0;
-    for (; step + kAhead <= steps; step += kAhead) {
-      std::uint16_t next[kAhead];
+// add_lanes() of four values at once, with less than a third of the exchanges: lanes 8 s to 8 s + 7 have the
+// sum of values[s], by the same tree.
+__device__ inline float add_lanes_of_four(const float (&values)[4]) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const bool upper = (threadIdx.x & 16u) != 0;
+  float kept[2];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) next[i] = from[32 * (step + i)];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum_ = __fmaf_rn(bf16_float(next[i]), bf16_float(next[i]), sum_);
-    }
-    for (; step < steps; ++step) {
-      const float value = bf16_float(from[32 * step]);
-      sum_ = __fmaf_rn(value, value, sum_);
-    }
+  for (int i = 0; i < 2; ++i) {
+    const float given = upper ? values[i] : values[i + 2];
+    kept[i] = (upper ? values[i + 2] : values[i]) + __shfl_xor_sync(kAll, given, 16);
   }
+  const bool odd = (threadIdx.x & 8u) != 0;
+  const float given = odd ? kept[0] : kept[1];
+  float sum = (odd ? kept[1] : kept[0]) + __shfl_xor_sync(kAll, given, 8);
+#pragma unroll
+  for (int width = 4; width > 0; width /= 2) sum += __shfl_xor_sync(kAll, sum, width);
+  return sum;
+}
 
-  __device__ inline void add_rounded(const std::uint16_t* elements, int steps) {
-    const std::uint16_t* from = elements + threadIdx.x % 32;
-    constexpr int kAhead = 16;
-    int step = 0;
-    if (steps >= kAhead) {
-      float squares[kAhead];
-      load(squares, from);
-      for (step = kAhead; step + kAhead <= steps; step += kAhead) {
-        float next[kAhead];
-        load(next, from + 32 * step);
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) sum_ += squares[i];
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) squares[i] = next[i];
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum_ += squares[i];
-    }
-    for (; step < steps; ++step) {
-      const float value = bf16_float(from[32 * step]);
-      sum_ += value * value;
-    }
-  }
+__device__ inline float vector_of_squares(const uint4& v) {
+  const auto four = [](float low, float high) { return low * low + high * high; };
+  const float a = four(low_float(v.x), low_float(v.z)), b = four(high_float(v.x), high_float(v.z));
+  const float c = four(low_float(v.y), low_float(v.w)), d = four(high_float(v.y), high_float(v.w));
+  return (a + c) + (b + d);
+}
 
-  template <int kCount>
-  __device__ static inline void load(float (&squares)[kCount], const std::uint16_t* from) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const float value = bf16_float(from[32 * i]);
-      squares[i] = value * value;
-    }
-  }
-  float sum_ = 0.0f;
-};
+// By a whole warp: `chunks` in shared memory, made with vector_of_squares() and add_lanes().
+__device__ inline float sum_of_chunks(const float* chunks, int count) {
+  float sum = 0.0f;
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < count; i += 32) sum += chunks[i];
+  return add_lanes(sum);
+}
 
 __device__ inline float inverse_rms(float sum_of_squares, std::int64_t k, float eps) {
   return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum_of_squares, static_cast<float>(k)) + eps));

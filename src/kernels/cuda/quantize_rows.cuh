@@ -74,16 +74,25 @@ __device__ inline void store_row(std::uint16_t* row, const QuantizePlan& p, cons
   }
 }
 
+// Of two BF16 pairs. One rounding, as the CPU has in effect: FP32 holds products exactly, and sums with so
+// many digits more than BF16 that rounding twice is rounding once.
+__device__ inline std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t result;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+}
 __device__ inline std::uint32_t add_pair(std::uint32_t a, std::uint32_t b) {
-  return bf16_pair(low_float(a) + low_float(b), high_float(a) + high_float(b));
+  return fma_pair(a, 0x3f803f80u, b);  // times one
+}
+__device__ inline std::uint32_t mul_pair(std::uint32_t a, std::uint32_t b) {
+  return fma_pair(a, b, 0x80008000u);  // minus zero keeps the sign of a zero
 }
 __device__ inline uint4 add_vector(const uint4& a, const uint4& b) {
   return make_uint4(add_pair(a.x, b.x), add_pair(a.y, b.y), add_pair(a.z, b.z), add_pair(a.w, b.w));
 }
 
 __device__ inline std::uint32_t norm_pair(std::uint32_t x, std::uint32_t weight, float inverse) {
-  const std::uint32_t scaled = bf16_pair(low_float(x) * inverse, high_float(x) * inverse);
-  return bf16_pair(low_float(weight) * low_float(scaled), high_float(weight) * high_float(scaled));
+  return mul_pair(weight, bf16_pair(low_float(x) * inverse, high_float(x) * inverse));
 }
 __device__ inline uint4 norm_vector(const uint4& x, const uint4& weight, float inverse) {
   return make_uint4(norm_pair(x.x, weight.x, inverse), norm_pair(x.y, weight.y, inverse),
@@ -96,6 +105,43 @@ __device__ inline std::uint32_t silu_pair(std::uint32_t gate, std::uint32_t up) 
 __device__ inline uint4 silu_vector(const uint4& gate, const uint4& up) {
   return make_uint4(silu_pair(gate.x, up.x), silu_pair(gate.y, up.y), silu_pair(gate.z, up.z),
                     silu_pair(gate.w, up.w));
+}
+
+__device__ inline uint4 load_vector(const std::uint16_t* row, const QuantizePlan& p, int i) {
+  return p.wide_in ? reinterpret_cast<const uint4*>(row)[i] : load_narrow(row, i, p.args.k);
+}
+
+// v += a row, one vector after the other: a kernel that waits for two rows at once has no registers left.
+template <int kDepth>
+__device__ inline void add_update(const std::uint16_t* row, const QuantizePlan& p, bool live,
+                                  uint4 (&v)[kDepth]) {
+#pragma unroll
+  for (int s = 0; s < kDepth; ++s) {
+    const int i = s * blockDim.x + threadIdx.x;
+    if (!live || i >= p.vectors) continue;
+    v[s] = add_vector(v[s], load_vector(row, p, i));
+  }
+}
+
+// The sums of the chunks that a warp's vectors are.
+template <int kDepth>
+__device__ inline void store_chunks(const uint4 (&v)[kDepth], float* row_sums) {
+  const int t = static_cast<int>(threadIdx.x);
+  const int chunk = t / kChunkVectors;
+  const int step = static_cast<int>(blockDim.x) / kChunkVectors;
+  if constexpr (kDepth == 4) {
+    float sums[4];
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) sums[s] = vector_of_squares(v[s]);
+    const float sum = add_lanes_of_four(sums);
+    if (t % 8 == 0) row_sums[t % 32 / 8 * step + chunk] = sum;
+  } else {
+#pragma unroll
+    for (int s = 0; s < kDepth; ++s) {
+      const float sum = add_lanes(vector_of_squares(v[s]));
+      if (t % 32 == 0) row_sums[s * step + chunk] = sum;
+    }
+  }
 }
 
 // All threads of one row of the block.
@@ -268,7 +314,7 @@ __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 
     quantize_rows(const __grid_constant__ QuantizePlan p) {
   extern __shared__ __align__(16) std::uint8_t shared[];
   __shared__ std::uint32_t partials[kMostBlockRows][32];
-  __shared__ float inverses[kMostBlockRows];
+  __shared__ float chunks[kProducer == Producer::kRmsNorm ? kDepth * kMostThreads / kChunkVectors : 1];
   const QuantizeArgs& a = p.args;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const bool live = row < a.m;
@@ -283,52 +329,29 @@ __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 
     for (int s = 0; s < kDepth; ++s) v[s] = silu_vector(v[s], up[s]);
   }
   if constexpr (kProducer == Producer::kRmsNorm) {
-    if (a.update != nullptr) {
-      uint4 update[kDepth];
-      load_row(static_cast<const std::uint16_t*>(a.update) + row * a.k, p, live, update);
-#pragma unroll
-      for (int s = 0; s < kDepth; ++s) v[s] = add_vector(v[s], update[s]);
-    }
+    if (a.update != nullptr) add_update(static_cast<const std::uint16_t*>(a.update) + row * a.k, p, live, v);
     if (a.residual_out != nullptr && live) {
       store_row(static_cast<std::uint16_t*>(a.residual_out) + row * a.k, p, v);
     }
-    // The sum's order is fixed, so one warp makes it, from shared memory filled with zeros to a multiple
-    // of 32.
+    const int row_chunks = kDepth * static_cast<int>(blockDim.x) / kChunkVectors;
+    float* const row_sums = chunks + static_cast<int>(threadIdx.y) * row_chunks;
+    store_chunks(v, row_sums);
+    // Registers that waited for the sum would keep other blocks out.
     uint4* const vectors = reinterpret_cast<uint4*>(row_shared);
-    const int whole = (p.vectors + 3) / 4 * 4;
 #pragma unroll
     for (int s = 0; s < kDepth; ++s) {
       const int i = s * blockDim.x + threadIdx.x;
       if (i < p.vectors) vectors[i] = v[s];
     }
-    if (p.vectors + static_cast<int>(threadIdx.x) < whole) {
-      vectors[p.vectors + threadIdx.x] = make_uint4(0, 0, 0, 0);
-    }
-    row_barrier();
-    if (threadIdx.x < 32) {
-      SquareSum squares;
-      const auto* elements = reinterpret_cast<const std::uint16_t*>(row_shared);
-      if (a.eps > kLeastFusedEps) {
-        squares.add<true>(elements, whole / 4);
-      } else {
-        squares.add<false>(elements, whole / 4);
-      }
-      const float sum = squares.total();
-      if (threadIdx.x == 0) inverses[threadIdx.y] = inverse_rms(sum, a.k, a.eps);
-    }
     uint4 weight[kDepth];
     load_row(static_cast<const std::uint16_t*>(a.norm_weight), p, live, weight);
     row_barrier();
-    const float inverse = inverses[threadIdx.y];
+    const float inverse = inverse_rms(sum_of_chunks(row_sums, chunks_of(p.vectors)), a.k, a.eps);
 #pragma unroll
     for (int s = 0; s < kDepth; ++s) {
-      // From shared memory again: registers that waited for the sum would keep other blocks out.
       const int i = s * blockDim.x + threadIdx.x;
-      if (i < p.vectors) v[s] = vectors[i];
       // What stands behind the row stays +0, whatever the inverse is.
-      const bool inside =
-          live && s * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x) < p.vectors;
-      v[s] = inside ? norm_vector(v[s], weight[s], inverse) : make_uint4(0, 0, 0, 0);
+      v[s] = live && i < p.vectors ? norm_vector(vectors[i], weight[s], inverse) : make_uint4(0, 0, 0, 0);
     }
     if (a.normed_out != nullptr && live) {
       store_row(static_cast<std::uint16_t*>(a.normed_out) + row * a.k, p, v);

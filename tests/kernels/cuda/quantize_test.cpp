@@ -249,6 +249,41 @@ TEST_F(CudaQuantize, SiluOfManyElements) {
   }
 }
 
+// Norms of so many elements that blocks stay; rows of one warp and of many, with and without an update.
+TEST_F(CudaQuantize, NormOfManyElements) {
+  const CudaStream stream;
+  struct Shape {
+    std::int64_t m;
+    std::int64_t k;
+    int lift;
+  };
+  constexpr Shape kShapes[] = {
+      {6000, 1000, 4}, {1700, 3584, 4}, {1100, 5120, 0}, {330, 18944, 5}, {260, 24576, 7}};
+  Random random(21);
+  for (const Shape& shape : kShapes) {
+    for (const DType out : kOuts) {
+      QuantizeCase c;
+      c.producer = Producer::kRmsNorm;
+      c.out = out;
+      c.m = shape.m;
+      c.k = shape.k;
+      c.lift = shape.lift;
+      c.ldx = c.k + 8;
+      c.ldq = (c.k_out() + 31) / 32 * 32;
+      c.m_padded = (c.m + 63) / 64 * 64;
+      c.in_place = out == DType::kI8;
+      c.writes_normed = out == DType::kF8E4M3;
+      fill_inputs(c, random.bits());
+      if (out != DType::kBF16) {
+        for (std::int64_t i = 0; i < c.m * c.k; ++i)
+          c.update.push_back(float_to_bf16(random_normal(22, static_cast<std::uint64_t>(i))));
+      }
+      check_case(c, stream);
+      if (HasFailure()) return;
+    }
+  }
+}
+
 // Few and many rows: each length and number has its own launch.
 TEST_F(CudaQuantize, FewAndManyRows) {
   const CudaStream stream;
