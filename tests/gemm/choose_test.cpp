@@ -45,7 +45,8 @@ TEST(Choose, StreamsForFewTokensAndExpandsPanelsForMany) {
   const Pattern pattern = Pattern::of_half_group(4);
   EXPECT_THAT(choose(problem(1, Layout::kPacked, pattern)).kernel.name, "cpu/avx512 packed 6:8 I8 stream");
   EXPECT_THAT(choose(problem(6, Layout::kPacked, pattern)).kernel.name, "cpu/avx512 packed 6:8 I8 stream");
-  EXPECT_THAT(choose(problem(7, Layout::kPacked, pattern)).kernel.name, "cpu/avx512 packed 6:8 I8 panel");
+  EXPECT_THAT(choose(problem(7, Layout::kPacked, pattern)).kernel.name,
+              has_amx() ? "cpu/avx512 packed 6:8 I8 amx" : "cpu/avx512 packed 6:8 I8 panel");
   EXPECT_THAT(choose(problem(1)).kernel.name, "cpu/avx512 dense I8 stream");
 }
 
