@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
 #include "cli/gemm_subject.h"
+#include "cli/linear_options.h"
 #include "cli/output.h"
 #include "core/cuda/status.h"
 #include "core/fail.h"
@@ -25,11 +26,15 @@ namespace {
 struct BenchCommand {
   std::string directory, model, shape, json, device, cache;
   std::string head = "bf16";
+  std::string weights = "fastest";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
   double min_seconds = 0.5;
+  LinearCommand linear;  // prefill and decode
   bool explain = false;
   bool burst = false;
+  bool product = false;
+  std::int64_t layer = 0;
   std::uint64_t seed = 1;
   BenchModelOptions timing;
 };
@@ -65,11 +70,13 @@ std::vector<Pattern> patterns_of(const BenchCommand& command) {
 }
 
 void write_results(const BenchCommand& command, const std::string& name, const MachineLimits& limits,
-                   nlohmann::ordered_json rows, const std::vector<std::string>& warnings = {}) {
+                   nlohmann::ordered_json rows, const std::vector<std::string>& warnings = {},
+                   nlohmann::ordered_json weights = {}) {
   if (command.json.empty()) return;
   nlohmann::ordered_json json = describe_run(name);
   json["limits"] = limits_json(limits);
   json["rows"] = std::move(rows);
+  if (!weights.empty()) json["weights"] = std::move(weights);
   if (!warnings.empty()) json["warnings"] = warnings;
   write_json(command.json, json);
 }
@@ -89,9 +96,7 @@ void print_limits(const MachineLimits& limits) {
              1e-9 * limits.bf16_flops_per_second, limits.threads, isa_name(limits.isa));
 }
 
-GemmBenchOptions gemm_options(const BenchCommand& command) {
-  const GemmSubject subject = gemm_subject(
-      "bench", {command.directory, command.model, command.shape, command.dtypes, command.patterns});
+GemmBenchOptions gemm_options(const BenchCommand& command, const GemmSubject& subject) {
   check_m(command);
   GemmBenchOptions options;
   options.shapes = subject.shapes;
@@ -101,6 +106,8 @@ GemmBenchOptions gemm_options(const BenchCommand& command) {
   options.min_seconds = command.min_seconds;
   options.device = parse_device_option(command.device);
   if (!command.m.empty()) options.ms = command.m;
+  options.weights = parse_weight_policy(command.weights);
+  options.part = command.product ? TimedPart::kProduct : TimedPart::kWhole;
   options.rest_seconds = command.burst ? kBurstRestSeconds : 0;
   if (options.device == DeviceKind::kCuda) options.probe = probe_kernels;
   options.every_kernel = command.backends == std::vector<std::string>{"all"};
@@ -110,7 +117,9 @@ GemmBenchOptions gemm_options(const BenchCommand& command) {
 }
 
 void run_gemm(const BenchCommand& command, bool quiet) {
-  GemmBenchOptions options = gemm_options(command);
+  const GemmSubject subject = gemm_subject("bench", {command.directory, command.model, command.shape,
+                                                     command.dtypes, command.patterns, command.layer});
+  GemmBenchOptions options = gemm_options(command, subject);
   std::optional<TuningCache> cache;
   if (options.device == DeviceKind::kCuda) {
     cache = TuningCache::load(command.cache.empty() ? default_tuning_cache() : command.cache,
@@ -129,9 +138,13 @@ void run_gemm(const BenchCommand& command, bool quiet) {
       print_limits(result.limits);
     }
     fmt::print("{}", gemm_table(result));
+    if (!result.weights.empty()) {
+      fmt::print("\nweights kept ({}):\n{}", command.weights, weights_table(result, subject.layers));
+    }
     if (command.explain) fmt::print("{}", gemm_explanation(result));
   }
-  write_results(command, "bench gemm", result.limits, gemm_rows_json(result), result.warnings);
+  write_results(command, "bench gemm", result.limits, gemm_rows_json(result), result.warnings,
+                {{"policy", command.weights}, {"kept", weights_json(result)}});
   for (const GemmBenchRow& row : result.rows) {
     if (row.check != "ok")
       fail(ErrorKind::kInternal, "{} M={}: {} failed its check: {}", row.shape, row.m, row.kernel, row.check);
@@ -146,10 +159,11 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   options.m = command.m;
   if (options.m.empty()) options.m = {phase == BenchPhase::kPrefill ? std::int64_t{512} : std::int64_t{1}};
   ModelOptions model_options;
-  model_options.linear.backends = command.backends;
+  model_options.linear = linear_options(command.linear);
   const MachineLimits limits = measure_machine_limits();
   std::vector<BenchModelRow> rows;
   const auto measure = [&](const std::vector<BenchSubject>& subjects) {
+    for (const BenchSubject& subject : subjects) print_explanation(command.linear, *subject.model, options.m);
     const auto measured = bench_model(subjects, options, [&](const BenchModelRow& row) {
       if (!quiet)
         spdlog::info("{} {} M={}: {:.2f} tokens/s", row.dtype, row.pattern, row.m, row.tokens_per_second);
@@ -193,10 +207,6 @@ void add_common(CLI::App* command, const std::shared_ptr<BenchCommand>& options)
       ->delimiter(',');
   command->add_option("--m", options->m, "List of M: tokens (gemm, prefill) or sequences (decode)")
       ->delimiter(',');
-  command
-      ->add_option("--backend", options->backends,
-                   "List of backends, best first; gemm takes all: every kernel")
-      ->delimiter(',');
   command->add_option("--seed", options->seed, "Seed of the random data")->capture_default_str();
   command->add_option("--json", options->json,
                       "Write the figures as JSON (docs/bench.md); - for standard output");
@@ -219,10 +229,19 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
   gemm->add_option("--min-seconds", gemm_command->min_seconds, "Time a row at least")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  gemm->add_option("--backend", gemm_command->backends, "List of backends; all: the best kernel of each")
+      ->delimiter(',');
   gemm->add_option("--device", gemm_command->device, "cpu or cuda (default: cuda where there is a card)");
   gemm->add_option("--cache", gemm_command->cache,
                    "On a card: file that `tune` wrote (default: $XDG_CACHE_HOME/slidesparse/tuning.json)");
   gemm->add_flag("--burst", gemm_command->burst, "On a card: rest before each window, so that it is cool");
+  gemm->add_option("--weights", gemm_command->weights,
+                   "Forms of a layer that kernels may read: smallest (one), balanced (one), fastest (any)")
+      ->capture_default_str();
+  gemm->add_flag("--product-only", gemm_command->product,
+                 "On a card: time what follows the quantisation of the inputs");
+  gemm->add_option("--layer", gemm_command->layer, "With DIR: the layer whose weights are taken")
+      ->capture_default_str();
   gemm->add_flag("--explain", gemm_command->explain, "Why each kernel was chosen, and why not the others");
   gemm->footer(
       "Example: slidesparse bench gemm --model qwen2.5-7b --dtype int8,fp8 --patterns dense,6:8 --m "
@@ -236,6 +255,7 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
         bench->add_subcommand(prefill ? "prefill" : "decode", prefill ? "Whole prompts, M tokens in a step"
                                                                       : "M sequences, one token each a step");
     add_common(command, options);
+    add_linear_options(*command, options->linear);
     command->add_option("--head", options->head, "With --model: bf16 or int8 head")->capture_default_str();
     command->add_option("--runs", options->timing.runs, "Timed runs of every model")
         ->check(CLI::PositiveNumber)

@@ -1,6 +1,7 @@
 #include "cli/bench_rows.h"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -75,7 +76,7 @@ std::string gemm_table(const GemmBenchResult& result) {
                                    fmt::format("{}", row.k),
                                    fmt::format("{}", row.m),
                                    std::string(dtype_word(row.dtype)),
-                                   row.pattern.to_string(),
+                                   row.pattern.to_string() + (row.own_weights ? ", own" : ""),
                                    row.kernel,
                                    sparse_text(row.sparse_share),
                                    row.check};
@@ -111,6 +112,43 @@ std::string gemm_explanation(const GemmBenchResult& result) {
   return text;
 }
 
+std::string weights_table(const GemmBenchResult& result, std::int64_t layers) {
+  TextTable table({"layer", "dtype", "pattern", "backend", "weights kept", "bytes"},
+                  {Align::kLeft, Align::kLeft, Align::kLeft, Align::kLeft, Align::kLeft, Align::kRight});
+  std::map<std::string, std::int64_t> sums;  // by dtype, pattern and backend
+  for (const KeptWeights& kept : result.weights) {
+    std::vector<std::string> forms;
+    for (const KeptForm& form : kept.forms)
+      forms.push_back(fmt::format("{} ({})", form.form, format_bytes(static_cast<double>(form.bytes))));
+    const std::string backend = kept.backend.empty() ? "any" : kept.backend;
+    table.add_row({kept.shape, std::string(dtype_word(kept.dtype)), kept.pattern.to_string(), backend,
+                   fmt::format("{}", fmt::join(forms, " + ")),
+                   format_bytes(static_cast<double>(bytes_of(kept.forms)))});
+    sums[fmt::format("{} {}, backend {}", dtype_word(kept.dtype), kept.pattern.to_string(), backend)] +=
+        bytes_of(kept.forms);
+  }
+  std::string text = table.to_string();
+  if (layers <= 1) return text;
+  for (const auto& [name, bytes] : sums) {
+    text += fmt::format("{}: {} for {} layers\n", name,
+                        format_bytes(static_cast<double>(bytes) * static_cast<double>(layers)), layers);
+  }
+  return text;
+}
+
+ordered_json weights_json(const GemmBenchResult& result) {
+  ordered_json all = ordered_json::array();
+  for (const KeptWeights& kept : result.weights) {
+    ordered_json json{{"name", kept.shape}, {"dtype", dtype_word(kept.dtype)}};
+    add_pattern(json, kept.pattern.to_string());
+    if (!kept.backend.empty()) json["backend"] = kept.backend;
+    for (const KeptForm& form : kept.forms)
+      json["forms"].push_back({{"form", form.form}, {"bytes", form.bytes}});
+    all.push_back(std::move(json));
+  }
+  return all;
+}
+
 ordered_json limits_json(const MachineLimits& limits) {
   return {{"read_bytes_per_second", limits.read_bytes_per_second},
           {"int8_ops_per_second", limits.int8_ops_per_second},
@@ -129,6 +167,7 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
                       {"step_tokens", row.m},
                       {"dtype", dtype_word(row.dtype)}};
     add_pattern(json, row.pattern.to_string());
+    if (row.n != 0) json["weights"] = row.own_weights ? "own" : "random";
     json["backend"] = row.backend;
     json["kernel"] = row.kernel;
     json["sparse_share"] = row.sparse_share;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/linear_options.h"
 #include "cli/output.h"
 #include "core/fail.h"
 #include "core/progress.h"
@@ -27,7 +28,7 @@ struct EvalOptions {
   std::string json;
   std::int64_t max_tasks = 0;
   PerplexityOptions perplexity;
-  std::vector<std::string> backends;
+  LinearCommand linear;
 };
 
 struct EvalRow {
@@ -52,9 +53,10 @@ EvalRow evaluate(const std::string& directory, const EvalOptions& options, const
                  const std::vector<HellaSwagTask>& tasks, bool quiet) {
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(directory) / "tokenizer.json");
   ModelOptions model_options;
-  model_options.linear.backends = options.backends;
+  model_options.linear = linear_options(options.linear);
   model_options.validate = true;
   const Model model = Model::load(directory, model_options);
+  print_explanation(options.linear, model, std::span(&options.perplexity.window, 1));
   EvalRow row{directory, model.summary(), 0, std::nullopt, std::nullopt};
   const auto run = [&](const char* title, const auto& body) {
     std::optional<Progress> progress;
@@ -196,8 +198,7 @@ void add_eval(CLI::App& app, const GlobalOptions& global) {
                       "HellaSwag: the official jsonl, or six lines a task");
   command->add_option("--max-tasks", options->max_tasks, "Only the first N tasks (0: all)")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")
-      ->delimiter(',');
+  add_linear_options(*command, options->linear);
   command->add_option("--json", options->json, "Write the figures as JSON (- for standard output)");
   command->footer("Example: slidesparse eval llama-dense llama-6of8 --text wiki.test.raw --max-windows 10");
   command->callback([options, &global] { run_eval(*options, global.quiet); });

@@ -3,9 +3,11 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
@@ -16,6 +18,7 @@
 #include "io/model_directory.h"
 #include "io/packed_directory.h"
 #include "model/presets.h"
+#include "model/weight_reader.h"
 #include "model/weights.h"
 
 namespace slidesparse {
@@ -36,21 +39,28 @@ GemmShape parse_shape(const std::string& text) {
     fail(ErrorKind::kUsage, "--shape {}: want N,K with both in [1, {}], for example 4608,3584",
          printable(text, 40), 1 << 24);
   }
-  return {fmt::format("{}x{}", n, k), n, k, false};
+  return {fmt::format("{}x{}", n, k), n, k, false, nullptr};
 }
 
-// The fused linears of the first layer: what every layer repeats.
-std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name) {
+// The fused linears of one layer: what every layer repeats. With `reader`, and its weights.
+std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name, std::int64_t layer,
+                                    const std::shared_ptr<WeightReader>& reader) {
   std::vector<GemmShape> shapes;
   for (const FusedGroup& group : weight_table(config).groups) {
-    if (group.layer != 0) continue;
+    if (group.layer != layer) continue;
     GemmShape shape{name + "/" + group.name.substr(group.name.rfind('.') + 1), 0, group.members.front().k,
                     false};
     for (const LinearSpec& member : group.members) {
       shape.n += member.n;
       shape.bias = shape.bias || member.bias;
     }
-    shapes.push_back(shape);
+    if (reader) {
+      auto stored = std::make_shared<StoredLayer>();
+      stored->keeps_alive = reader;
+      for (const LinearSpec& member : group.members) stored->members.push_back(reader->linear(member, group));
+      shape.stored = std::move(stored);
+    }
+    shapes.push_back(std::move(shape));
   }
   return shapes;
 }
@@ -81,15 +91,30 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
     if (!info)
       fail_input("{} is not a packed directory: convert it first, or use --model or --shape",
                  options.directory);
+    const ModelConfig config = parse_model_config(directory.config_text(), file);
+    subject.layers = config.layers;
+    if (options.layer < 0 || options.layer >= config.layers) {
+      fail(ErrorKind::kUsage, "--layer {}: {} has layers 0 to {}", options.layer, options.directory,
+           config.layers - 1);
+    }
     subject.shapes =
-        layer_shapes(parse_model_config(directory.config_text(), file),
-                     std::filesystem::path(options.directory).lexically_normal().filename().string());
+        layer_shapes(config, std::filesystem::path(options.directory).lexically_normal().filename().string(),
+                     options.layer, open_weights(options.directory, config, /*validate=*/true));
     subject.dtypes = {info->dtype};
-    subject.patterns = {info->pattern};
+    for (const GemmShape& shape : subject.shapes) {
+      const Pattern pattern = shape.stored->members.front().pattern;
+      if (std::find(subject.patterns.begin(), subject.patterns.end(), pattern) == subject.patterns.end())
+        subject.patterns.push_back(pattern);
+    }
     return subject;
   }
-  subject.shapes = options.shape.empty() ? layer_shapes(known_model(options.model), options.model)
-                                         : std::vector<GemmShape>{parse_shape(options.shape)};
+  if (options.shape.empty()) {
+    const ModelConfig config = known_model(options.model);
+    subject.layers = config.layers;
+    subject.shapes = layer_shapes(config, options.model, 0, nullptr);
+  } else {
+    subject.shapes = {parse_shape(options.shape)};
+  }
   for (const std::string& text : options.dtypes) subject.dtypes.push_back(parse_dtype_option(text));
   if (subject.dtypes.empty()) subject.dtypes = {DType::kI8};
   subject.patterns = parse_pattern_list(options.patterns);

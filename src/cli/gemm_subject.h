@@ -13,14 +13,16 @@ namespace slidesparse {
 struct GemmSubjectOptions {
   std::string directory, model, shape;
   std::vector<std::string> dtypes, patterns;
+  std::int64_t layer = 0;  // of a directory
 };
 
 struct GemmSubject {
   std::vector<GemmShape> shapes;  // a model's: the fused linears of one layer
   std::vector<DType> dtypes;
   std::vector<Pattern> patterns;
+  std::int64_t layers = 1;  // of the model
 };
-// `command` is for messages. Throws kUsage or kInput.
+// A directory's shapes have its own weights, those of `layer`. `command` is for messages. Throws kUsage or kInput.
 GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& options);
 
 // The configuration of a preset; throws kUsage with the list.

@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/linear_options.h"
 #include "core/fail.h"
 #include "engine/generate.h"
 #include "io/tokenizer/tokenizer.h"
@@ -21,7 +23,7 @@ struct GenerateCommand {
   GenerateOptions options;
   bool ignore_end = false;
   bool add_special = false;
-  std::vector<std::string> backends;
+  LinearCommand linear;
 };
 
 void run_generate(const GenerateCommand& command, bool quiet) {
@@ -30,7 +32,7 @@ void run_generate(const GenerateCommand& command, bool quiet) {
   const Tokenizer tokenizer =
       Tokenizer::from_file(std::filesystem::path(command.directory) / "tokenizer.json");
   ModelOptions model_options;
-  model_options.linear.backends = command.backends;
+  model_options.linear = linear_options(command.linear);
   const Model model = Model::load(command.directory, model_options);
   GenerateOptions options = command.options;
   if (!command.ignore_end) options.stop_tokens = stop_tokens_of(model.config(), command.directory);
@@ -39,12 +41,15 @@ void run_generate(const GenerateCommand& command, bool quiet) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
+  const std::vector<std::int32_t> prompt = tokenizer.encode(command.prompt, command.add_special);
+  const auto prompt_length = static_cast<std::int64_t>(prompt.size());
+  const std::int64_t ms[] = {std::clamp<std::int64_t>(prompt_length, 1, options.prefill_chunk), 1};
+  print_explanation(command.linear, model, ms);
   emit(command.prompt);
-  const GenerateResult result = generate(model, tokenizer.encode(command.prompt, command.add_special),
-                                         options, [&](std::int32_t token) {
-                                           emit(decoder.push(token));
-                                           return std::ferror(stdout) == 0;
-                                         });
+  const GenerateResult result = generate(model, prompt, options, [&](std::int32_t token) {
+    emit(decoder.push(token));
+    return std::ferror(stdout) == 0;
+  });
   emit(decoder.finish() + "\n");
   if (!quiet) {
     fmt::print(
@@ -80,8 +85,7 @@ void add_generate(CLI::App& app, const GlobalOptions& global) {
   command->add_flag("--ignore-eos", options->ignore_end, "Go on past the model's end tokens");
   command->add_flag("--add-special-tokens", options->add_special,
                     "Put the tokenizer's own special tokens around the prompt");
-  command->add_option("--backend", options->backends, "Backends to use, best first (see info)")
-      ->delimiter(',');
+  add_linear_options(*command, options->linear);
   command->footer("Example: slidesparse generate smollm2-6of8 \"The capital of France is\" --max-tokens 20");
   command->callback([options, &global] { run_generate(*options, global.quiet); });
 }

@@ -47,7 +47,8 @@ class Backend {
   virtual std::vector<KernelDesc> candidates(const GemmDesc& desc) const;
   virtual Feasibility feasible(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
   virtual Footprint footprint(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
-  // Kernels with equal weight_form() share prepared weights, so that one copy serves every M.
+  // Kernels with equal weight_form() share prepared weights, whatever their backend, so that one copy serves
+  // every M: "stored", "dense 4608x3584".
   virtual std::string weight_form(const GemmDesc& desc, const KernelDesc& kernel) const = 0;
   virtual std::unique_ptr<PreparedWeights> prepare_weights(const WeightSource& source, const GemmDesc& desc,
                                                            const KernelDesc& kernel) const = 0;
@@ -77,10 +78,11 @@ struct Choice {
   double runner_up_seconds = 0;
 };
 // Pure: the fastest kernel for the problem among `allowed` backends (empty: all but reference; reference only
-// when named or when nothing else is feasible). Measured times decide (rank_measured in gemm/tuning_cache.h)
-// where there are any for this problem without its M, stated rules (src/gemm/choose.cpp) where there are
-// none. Throws kUnsupported with all the reasons when nothing can run it.
+// when named or when nothing else is feasible), and among those that read one of `forms` of the weights (empty:
+// any; gemm/weight_forms.h). Measured times decide (rank_measured in gemm/tuning_cache.h) where there are any
+// for this problem without its M, stated rules (src/gemm/choose.cpp) where there are none. Throws kUnsupported
+// with all the reasons when nothing can run it.
 Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {},
-              const TuningCache* measured = nullptr);
+              const TuningCache* measured = nullptr, std::span<const std::string> forms = {});
 
 }  // namespace slidesparse

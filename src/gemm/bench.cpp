@@ -25,7 +25,7 @@ struct Candidate {
   GemmBenchRow row;
   const Backend* backend = nullptr;
   GemmPlan plan;
-  const RandomWeights* weights = nullptr;
+  const LayerWeights* weights = nullptr;
   std::vector<std::shared_ptr<PreparedWeights>> prepared;  // one a copy
   std::vector<double> samples;
 };
@@ -50,6 +50,9 @@ class Race {
     for (const Pattern& pattern : patterns) add_pattern(pattern);
   }
 
+  // The same for every M.
+  const std::vector<KeptWeights>& kept() const { return kept_; }
+
   std::vector<GemmBenchRow> run() {
     for (Candidate& candidate : candidates_) candidate.row.check = check(candidate);
     double total = 0;
@@ -71,16 +74,11 @@ class Race {
 
  private:
   void add_pattern(Pattern pattern) {
-    GemmDesc desc;
-    desc.m = m_;
-    desc.n = shape_.n;
-    desc.k = shape_.k;
-    desc.x = desc.w = dtype_;
-    desc.pattern = pattern;
-    desc.layout = pattern.is_dense() ? Layout::kDense : Layout::kPacked;
+    const TrackShape shape{shape_.n, shape_.k, dtype_, shape_.bias, shape_.stored};
+    const GemmDesc desc = track_desc(shape, pattern, m_, {});
     const std::int64_t copies =
-        1 + (m_ <= kStreamingTokens ? 2 * last_level_cache_bytes() / random_weight_bytes(desc) : 0);
-    weights_.push_back(std::make_unique<RandomWeights>(desc, options_.seed, copies));
+        1 + (m_ <= kStreamingTokens ? 2 * last_level_cache_bytes() / layer_weight_bytes(desc) : 0);
+    weights_.push_back(std::make_unique<LayerWeights>(track_weights(shape, desc, options_.seed, copies)));
     if (options_.every_kernel) {
       for (const Backend* backend : backends()) {
         const bool wanted = options_.backends.empty()
@@ -93,12 +91,16 @@ class Race {
         }
       }
     } else if (options_.backends.empty()) {
-      add(choose(desc), desc);
+      add_chosen(desc, {});
     } else {
-      for (const std::string& name : options_.backends) {
-        add(choose(desc, std::span(&name, 1)), desc);
-      }
+      for (const std::string& name : options_.backends) add_chosen(desc, std::span(&name, 1));
     }
+  }
+
+  void add_chosen(const GemmDesc& desc, std::span<const std::string> allowed) {
+    kept_.push_back({shape_.name, dtype_, desc.pattern, allowed.empty() ? std::string() : allowed.front(),
+                     plan_weight_forms(desc, options_.ms, options_.weights, allowed)});
+    add(choose(desc, allowed, nullptr, names_of(kept_.back().forms)), desc);
   }
 
   void add(const Choice& choice, const GemmDesc& desc) {
@@ -125,6 +127,7 @@ class Race {
     row.dtype = dtype_;
     row.pattern = desc.pattern;
     row.layout = desc.layout;
+    row.own_weights = has_stored({shape_.n, shape_.k, dtype_, shape_.bias, shape_.stored}, desc.pattern);
     row.backend = backend.name();
     row.kernel = kernel.name;
     row.weight_bytes = backend.footprint(desc, kernel).weight_bytes_read;
@@ -207,8 +210,9 @@ class Race {
   std::vector<float> x_scales_;
   Buffer out_;
   Arena arena_;
-  std::vector<std::unique_ptr<RandomWeights>> weights_;
+  std::vector<std::unique_ptr<LayerWeights>> weights_;
   std::vector<Candidate> candidates_;
+  std::vector<KeptWeights> kept_;
 };
 
 }  // namespace
@@ -233,7 +237,10 @@ GemmBenchResult bench_gemm(const GemmBenchOptions& options) {
       for (const std::int64_t m : options.ms) {
         if (options.on_progress)
           options.on_progress(fmt::format("{} {} M={}", shape.name, dtype_name(dtype), m));
-        const std::vector<GemmBenchRow> rows = Race(options, result.limits, shape, dtype, m).run();
+        Race race(options, result.limits, shape, dtype, m);
+        const std::vector<GemmBenchRow> rows = race.run();
+        if (m == options.ms.front())
+          result.weights.insert(result.weights.end(), race.kept().begin(), race.kept().end());
         result.rows.insert(result.rows.end(), rows.begin(), rows.end());
       }
     }

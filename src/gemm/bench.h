@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "gemm/machine_limits.h"
 #include "gemm/race_track.h"
 #include "gemm/tuning_cache.h"
+#include "gemm/weight_forms.h"
 
 namespace slidesparse {
 
@@ -18,6 +20,7 @@ struct GemmShape {
   std::int64_t n = 0;
   std::int64_t k = 0;
   bool bias = false;
+  std::shared_ptr<const StoredLayer> stored{};  // a directory's own weights; null: random ones
 };
 
 struct GemmBenchOptions {
@@ -34,6 +37,8 @@ struct GemmBenchOptions {
   const TuningCache* cache = nullptr;
   // Tries risky kernels in another process, as TunerOptions::probe.
   std::function<std::vector<std::string>(const TrackShape&, const std::vector<RaceEntrant>&)> probe;
+  WeightPolicy weights = WeightPolicy::kFastest;  // which forms of each layer the kernels may read
+  TimedPart part = TimedPart::kWhole;
   double rest_seconds = 0;  // on a card, before each timing: "burst" (RaceRules); 0: "sustained"
   std::uint64_t seed = 1;
   double min_seconds = 0.5;                             // for each row
@@ -49,6 +54,7 @@ struct GemmBenchRow {
   DType dtype = DType::kI8;
   Pattern pattern;
   Layout layout = Layout::kDense;
+  bool own_weights = false;  // a directory's; otherwise random ones
   std::string backend;
   std::string kernel;
   std::string check;  // "ok" or what was wrong
@@ -68,13 +74,23 @@ struct GemmBenchRow {
   CardState card;                   // while it was timed
 };
 
+// The forms that one layer's weights are kept in for all M of the run.
+struct KeptWeights {
+  std::string shape;
+  DType dtype = DType::kI8;
+  Pattern pattern;
+  std::string backend;  // empty: of all
+  std::vector<KeptForm> forms;
+};
+
 struct GemmBenchResult {
   MachineLimits limits;  // measured in the same run
   std::vector<GemmBenchRow> rows;
+  std::vector<KeptWeights> weights;
   std::vector<std::string> warnings;  // the card was throttled, or busy with somebody else's work
 };
 
-// Random weights (as stored: values and codes) and activations. All kernels of one shape, dtype and M take
+// Random weights (as stored: values and codes), or a directory's own, and random activations. All kernels of one shape, dtype and M take
 // turns, each run on the next of several copies of weights, which together exceed the last-level cache twice
 // when M is small: decode reads memory. Every kernel's output is compared with the reference on sampled
 // channels and tokens first.

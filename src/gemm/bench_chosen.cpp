@@ -65,9 +65,10 @@ class ChosenBench {
   }
 
   void run_shape(const GemmShape& shape, DType dtype) {
-    const TrackShape track_shape{shape.n, shape.k, dtype, shape.bias};
+    const TrackShape track_shape{shape.n, shape.k, dtype, shape.bias, shape.stored};
     tune_missing(track_shape, shape.name);
-    const auto track = make_race_track(track_shape, options_.device, options_.seed);
+    keep_weights(track_shape, shape.name);
+    const auto track = make_race_track(track_shape, options_.device, options_.seed, options_.part);
     for (const std::int64_t m : options_.ms) {
       if (options_.on_progress)
         options_.on_progress(fmt::format("{} {} M={}", shape.name, dtype_name(dtype), m));
@@ -109,6 +110,23 @@ class ChosenBench {
     return all;
   }
 
+  void keep_weights(const TrackShape& shape, const std::string& name) {
+    forms_.clear();
+    for (const Pattern& pattern : with_dense(options_.patterns)) {
+      const GemmDesc desc = track_desc(shape, pattern, options_.ms.front(), {options_.device, 0});
+      for (const std::vector<std::string>& allowed : lists()) {
+        try {
+          const auto forms = plan_weight_forms(desc, options_.ms, options_.weights, allowed, &cache_);
+          forms_[{pattern.to_string(), allowed}] = names_of(forms);
+          result_.weights.push_back(
+              {name, shape.dtype, pattern, allowed.empty() ? std::string() : allowed.front(), forms});
+        } catch (const Error& error) {
+          if (error.kind() != ErrorKind::kUnsupported) throw;  // run_point() says why
+        }
+      }
+    }
+  }
+
   void run_point(RaceTrack& track, const TrackShape& shape, const std::string& name, std::int64_t m) {
     std::vector<RaceEntrant> entrants;
     std::vector<Choice> choices;
@@ -118,7 +136,7 @@ class ChosenBench {
       std::string reasons;
       for (const std::vector<std::string>& allowed : lists()) {
         try {
-          Choice choice = choose(desc, allowed, &cache_);
+          Choice choice = choose(desc, allowed, &cache_, forms_[{pattern.to_string(), allowed}]);
           entrants.push_back({desc, choice.backend, choice.kernel});
           choices.push_back(std::move(choice));
           ++found;
@@ -148,11 +166,11 @@ class ChosenBench {
       if (row.entrant.desc.pattern.is_dense() && median > 0 && (dense == 0 || median < dense)) dense = median;
     }
     for (std::size_t i = 0; i < raced.size(); ++i)
-      result_.rows.push_back(make_row(raced[i], choices[i], name, dense, state));
+      result_.rows.push_back(make_row(raced[i], choices[i], shape, name, dense, state));
   }
 
-  GemmBenchRow make_row(const RaceRow& raced, const Choice& choice, const std::string& name, double dense,
-                        const CardState& state) const {
+  GemmBenchRow make_row(const RaceRow& raced, const Choice& choice, const TrackShape& shape,
+                        const std::string& name, double dense, const CardState& state) const {
     const GemmDesc& desc = raced.entrant.desc;
     GemmBenchRow row;
     row.shape = name;
@@ -162,6 +180,7 @@ class ChosenBench {
     row.dtype = desc.w;
     row.pattern = desc.pattern;
     row.layout = desc.layout;
+    row.own_weights = has_stored(shape, desc.pattern);
     row.backend = raced.entrant.backend->name();
     row.kernel = raced.entrant.kernel.name;
     if (!raced.entrant.kernel.config.empty()) row.kernel += fmt::format(" [{}]", raced.entrant.kernel.config);
@@ -173,6 +192,8 @@ class ChosenBench {
     row.mode = options_.device == DeviceKind::kCpu ? "cpu"
                : options_.rest_seconds > 0         ? "burst"
                                                    : "sustained";
+    if (options_.device == DeviceKind::kCuda && options_.part == TimedPart::kProduct)
+      row.mode += ", product only";
     row.reason = choice.reason;
     row.runner_up = choice.runner_up;
     row.runner_up_seconds = choice.runner_up_seconds;
@@ -197,6 +218,8 @@ class ChosenBench {
   const GemmBenchOptions& options_;
   TuningCache cache_;
   GemmBenchResult result_;
+  // Of the shape at hand, by pattern and list of backends.
+  std::map<std::pair<std::string, std::vector<std::string>>, std::vector<std::string>> forms_;
 };
 
 // Everything but the shape that rows of one sum share.

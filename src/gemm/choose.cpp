@@ -27,9 +27,21 @@ struct Candidate {
   std::string reason;
 };
 
+bool is_among(std::string_view word, std::span<const std::string> words) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
 bool is_allowed(std::string_view name, std::span<const std::string> allowed) {
-  if (allowed.empty()) return name != "reference";
-  return std::find(allowed.begin(), allowed.end(), name) != allowed.end();
+  return allowed.empty() ? name != "reference" : is_among(name, allowed);
+}
+
+// Whether the kernel, which can run the problem, is allowed to by the forms of the weights that are kept.
+Feasibility is_kept(const Backend& backend, const GemmDesc& desc, const KernelDesc& kernel,
+                    std::span<const std::string> forms) {
+  if (forms.empty()) return {};
+  const std::string form = backend.weight_form(desc, kernel);
+  if (is_among(form, forms)) return {};
+  return Feasibility::no(fmt::format("weights are not kept in its form ({})", form));
 }
 
 Candidate judge(const Backend& backend, const KernelDesc& kernel) {
@@ -53,8 +65,8 @@ Candidate judge(const Backend& backend, const KernelDesc& kernel) {
 }
 
 // Adds what `backend` can run to `candidates` and one line for each distinct reason why not to `refusals`.
-void collect(const Backend& backend, const GemmDesc& desc, std::vector<Candidate>& candidates,
-             std::vector<std::string>& refusals) {
+void collect(const Backend& backend, const GemmDesc& desc, std::span<const std::string> forms,
+             std::vector<Candidate>& candidates, std::vector<std::string>& refusals) {
   if (backend.device() != desc.device.kind) {
     refusals.push_back(fmt::format("{}: runs on {} only", backend.name(),
                                    backend.device() == DeviceKind::kCpu ? "the CPU" : "NVIDIA GPUs"));
@@ -65,7 +77,8 @@ void collect(const Backend& backend, const GemmDesc& desc, std::vector<Candidate
     return;
   }
   for (const KernelDesc& kernel : backend.kernels()) {
-    const Feasibility answer = backend.feasible(desc, kernel);
+    Feasibility answer = backend.feasible(desc, kernel);
+    if (answer.ok) answer = is_kept(backend, desc, kernel, forms);
     if (answer.ok) {
       candidates.push_back(judge(backend, kernel));
       continue;
@@ -78,11 +91,13 @@ void collect(const Backend& backend, const GemmDesc& desc, std::vector<Candidate
 
 // The kernel that a measurement names, if it can run the problem here.
 std::optional<Candidate> find_again(const TunedKernel& tuned, const GemmDesc& desc,
-                                    std::span<const std::string> allowed) {
+                                    std::span<const std::string> allowed,
+                                    std::span<const std::string> forms) {
   if (!is_allowed(tuned.backend, allowed)) return {};
   auto found = find_kernel(tuned);
   if (!found || found->first->device() != desc.device.kind) return {};
   if (!found->first->feasible(desc, found->second).ok) return {};
+  if (!is_kept(*found->first, desc, found->second, forms).ok) return {};
   return Candidate{found->first, std::move(found->second), 0, {}};
 }
 
@@ -91,14 +106,14 @@ std::string label(const TunedKernel& kernel) {
 }
 
 std::optional<Choice> choose_measured(const GemmDesc& desc, std::span<const std::string> allowed,
-                                      const TuningCache& measured) {
+                                      const TuningCache& measured, std::span<const std::string> forms) {
   const TunedPoints* points = measured.points(TuningProblem::of(desc));
   if (points == nullptr) return {};
   const auto ranked = rank_measured(*points, desc.m, [&](const TunedKernel& kernel) {
-    return find_again(kernel, desc, allowed).has_value();
+    return find_again(kernel, desc, allowed, forms).has_value();
   });
   if (ranked.empty()) return {};
-  Candidate best = *find_again(*ranked.front().kernel, desc, allowed);
+  Candidate best = *find_again(*ranked.front().kernel, desc, allowed, forms);
   Choice choice;
   choice.backend = best.backend;
   choice.kernel = std::move(best.kernel);
@@ -140,23 +155,25 @@ std::optional<std::pair<const Backend*, KernelDesc>> find_kernel(const TunedKern
   return {};
 }
 
-Choice choose(const GemmDesc& desc, std::span<const std::string> allowed, const TuningCache* measured) {
+Choice choose(const GemmDesc& desc, std::span<const std::string> allowed, const TuningCache* measured,
+              std::span<const std::string> forms) {
   for (const std::string& name : allowed) backend_named(name);
   std::vector<Candidate> candidates;
   std::vector<std::string> refusals;
   for (const Backend* backend : backends()) {
     if (is_allowed(backend->name(), allowed)) {
-      collect(*backend, desc, candidates, refusals);
+      collect(*backend, desc, forms, candidates, refusals);
     } else if (!allowed.empty()) {
       refusals.push_back(fmt::format("{}: not among the backends asked for", backend->name()));
     }
   }
-  if (candidates.empty() && allowed.empty()) collect(backend_named("reference"), desc, candidates, refusals);
+  if (candidates.empty() && allowed.empty())
+    collect(backend_named("reference"), desc, forms, candidates, refusals);
   if (candidates.empty()) {
     fail(ErrorKind::kUnsupported, "nothing can multiply {}: {}", desc.to_string(), fmt::join(refusals, "; "));
   }
   if (measured != nullptr) {
-    if (std::optional<Choice> choice = choose_measured(desc, allowed, *measured)) {
+    if (std::optional<Choice> choice = choose_measured(desc, allowed, *measured, forms)) {
       choice->others.insert(choice->others.end(), refusals.begin(), refusals.end());
       return *std::move(choice);
     }

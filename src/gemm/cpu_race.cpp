@@ -16,8 +16,8 @@ namespace {
 
 // Weights of one problem, and what backends made of them.
 struct Prepared {
-  std::shared_ptr<RandomWeights> weights;
-  std::map<std::string, std::vector<std::shared_ptr<PreparedWeights>>> forms;  // by backend and form
+  std::shared_ptr<LayerWeights> weights;
+  std::map<std::string, std::vector<std::shared_ptr<PreparedWeights>>> forms;
 };
 
 struct Inputs {
@@ -29,7 +29,7 @@ struct Inputs {
 
 class CpuRunner : public RaceRunner {
  public:
-  CpuRunner(const RaceEntrant& entrant, std::shared_ptr<RandomWeights> weights,
+  CpuRunner(const RaceEntrant& entrant, std::shared_ptr<LayerWeights> weights,
             std::vector<std::shared_ptr<PreparedWeights>> copies, std::shared_ptr<Inputs> inputs)
       : entrant_(entrant),
         plan_(entrant.backend->plan(entrant.desc, entrant.kernel)),
@@ -84,7 +84,7 @@ class CpuRunner : public RaceRunner {
 
   RaceEntrant entrant_;
   GemmPlan plan_;
-  std::shared_ptr<RandomWeights> weights_;
+  std::shared_ptr<LayerWeights> weights_;
   std::vector<std::shared_ptr<PreparedWeights>> copies_;
   std::shared_ptr<Inputs> inputs_;
   std::size_t next_ = 1;
@@ -98,10 +98,10 @@ class CpuTrack : public RaceTrack {
     const GemmDesc& desc = entrant.desc;
     const bool streamed = desc.m <= kStreamingTokens;
     Prepared& prepared = prepared_[desc.pattern.to_string() + (streamed ? ", streamed" : "")];
-    const std::int64_t wanted = 1 + (streamed ? 2 * last_level_cache_bytes() / random_weight_bytes(desc) : 0);
-    if (!prepared.weights) prepared.weights = std::make_shared<RandomWeights>(desc, seed_, wanted);
-    auto& copies = prepared.forms[std::string(entrant.backend->name()) + "/" +
-                                  entrant.backend->weight_form(desc, entrant.kernel)];
+    const std::int64_t wanted = 1 + (streamed ? 2 * last_level_cache_bytes() / layer_weight_bytes(desc) : 0);
+    if (!prepared.weights)
+      prepared.weights = std::make_shared<LayerWeights>(track_weights(shape_, desc, seed_, wanted));
+    auto& copies = prepared.forms[entrant.backend->weight_form(desc, entrant.kernel)];
     while (static_cast<std::int64_t>(copies.size()) < wanted) {
       const auto copy = static_cast<std::int64_t>(copies.size());
       copies.push_back(
@@ -137,6 +137,11 @@ class CpuTrack : public RaceTrack {
 
 }  // namespace
 
+bool has_stored(const TrackShape& shape, Pattern pattern) {
+  return shape.stored && shape.stored->members.front().pattern == pattern &&
+         shape.stored->members.front().dtype == shape.dtype;
+}
+
 GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, Device device) {
   GemmDesc desc;
   desc.m = m;
@@ -148,12 +153,24 @@ GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, De
   desc.bias = shape.bias;
   desc.bias_dtype = DType::kBF16;  // as models have it
   desc.device = device;
+  if (!has_stored(shape, pattern)) return desc;
+  desc.layout = shape.stored->members.front().layout;
+  for (const WeightSource& member : shape.stored->members) {
+    if (member.bias != nullptr && member.bias_dtype != DType::kBF16) desc.bias_dtype = DType::kF32;
+  }
   return desc;
 }
 
-std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind kind, std::uint64_t seed) {
+LayerWeights track_weights(const TrackShape& shape, const GemmDesc& desc, std::uint64_t seed,
+                           std::int64_t copies) {
+  return has_stored(shape, desc.pattern) ? LayerWeights::joined(desc, shape.stored->members, copies)
+                                         : LayerWeights::random(desc, seed, copies);
+}
+
+std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind kind, std::uint64_t seed,
+                                           [[maybe_unused]] TimedPart part) {
 #ifdef SLIDESPARSE_HAVE_CUDA
-  if (kind == DeviceKind::kCuda) return make_cuda_race_track(shape, seed);
+  if (kind == DeviceKind::kCuda) return make_cuda_race_track(shape, seed, part);
 #endif
   require(kind == DeviceKind::kCpu, "a race on a GPU in a build without CUDA");
   return std::make_unique<CpuTrack>(shape, seed);

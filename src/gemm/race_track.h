@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gemm/layer_weights.h"
 #include "gemm/race.h"
 
 namespace slidesparse {
@@ -16,16 +17,26 @@ struct TrackShape {
   std::int64_t k = 0;
   DType dtype = DType::kI8;
   bool bias = false;
+  std::shared_ptr<const StoredLayer> stored{};  // real weights, of one pattern; others are random
 };
 
-// The problem of `shape` with weights of `pattern` (packed, or dense).
+// The problem of `shape` with weights of `pattern`: packed, dense, or as they are stored.
 GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, Device device);
 
-// A track that makes random weights of `shape` once for each pattern and each backend's form, and keeps them
-// for all M. On a card, inputs are BF16 activations and every run quantises (and lifts) them first; on the
-// CPU they are quantised already, because there all kernels read the same.
+// Whether the weights of this pattern are the stored ones.
+bool has_stored(const TrackShape& shape, Pattern pattern);
+// The weights of track_desc(shape, ...): stored ones where they have its pattern, random ones otherwise.
+LayerWeights track_weights(const TrackShape& shape, const GemmDesc& desc, std::uint64_t seed,
+                           std::int64_t copies);
+
+// What of a layer is timed on a card: everything from BF16 activations to BF16 outputs, or what follows the
+// quantisation. On the CPU inputs are quantised in either case, because there all kernels read the same.
+enum class TimedPart : std::uint8_t { kWhole, kProduct };
+
+// A track that makes weights of `shape` once for each pattern and each form, and keeps them for all M.
 // Weights rotate over more than twice the last-level cache when M is small.
-std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind kind, std::uint64_t seed);
+std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind kind, std::uint64_t seed,
+                                           TimedPart part = TimedPart::kWhole);
 
 // Everything worth measuring for one problem: candidates() of every backend of its device that `allowed`
 // names (empty: all but reference).
@@ -36,7 +47,7 @@ constexpr std::int64_t kStreamingTokens = 64;
 constexpr int kSampledOutputs = 16;
 
 #ifdef SLIDESPARSE_HAVE_CUDA
-std::unique_ptr<RaceTrack> make_cuda_race_track(const TrackShape& shape, std::uint64_t seed);
+std::unique_ptr<RaceTrack> make_cuda_race_track(const TrackShape& shape, std::uint64_t seed, TimedPart part);
 #endif
 
 }  // namespace slidesparse

@@ -1,38 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
-#include "core/buffer.h"
 #include "gemm/backend.h"
 
 namespace slidesparse {
-
-// Random weights of one problem as a directory stores them (values, codes, scales, bias), `copies` times.
-// Values are finite: E4M3 and BF16 below 2, so that sums stay moderate.
-class RandomWeights {
- public:
-  RandomWeights(const GemmDesc& desc, std::uint64_t seed, std::int64_t copies = 1);
-
-  std::int64_t copies() const { return copies_; }
-  std::int64_t copy_bytes() const { return value_bytes_ + code_bytes_; }
-  // Rows [row, row + rows) of a copy.
-  WeightSource source(std::int64_t copy, std::int64_t row, std::int64_t rows) const;
-
- private:
-  GemmDesc desc_;
-  std::int64_t value_bytes_ = 0;
-  std::int64_t code_bytes_ = 0;
-  std::int64_t copies_ = 1;
-  Buffer values_;
-  Buffer codes_;
-  std::vector<float> scales_;
-  std::vector<std::uint16_t> bias_;  // BF16, as models have it
-};
-
-// Bytes of one copy's values and codes.
-std::int64_t random_weight_bytes(const GemmDesc& desc);
 
 // Fills `count` elements with finite random values.
 void fill_random_values(DType dtype, std::byte* data, std::int64_t count, std::uint64_t seed);

@@ -8,6 +8,7 @@
 #include "core/buffer.h"
 #include "core/fail.h"
 #include "core/parallel.h"
+#include "gemm/tuning_cache.h"
 #include "kernels/cpu/ops_rows.h"
 #include "ops/checks.h"
 #include "slidesparse/format/split.h"
@@ -50,6 +51,7 @@ struct Linear::State {
     desc.pattern = source.pattern;
     desc.layout = source.layout;
     desc.bias = source.bias != nullptr;
+    desc.bias_dtype = source.bias_dtype;
     desc.ldx = ldx == source.k ? 0 : ldx;
     desc.ldout = ldout == source.n ? 0 : ldout;
     return desc;
@@ -68,7 +70,7 @@ struct Linear::State {
     if (const auto found = looks.find(key); found != looks.end()) return found->second;
     const GemmDesc desc = describe(m, out, source.k, source.n);
     auto made = std::make_shared<Look>();
-    made->choice = choose(desc, options.backends);
+    made->choice = choose(desc, options.backends, options.measured.get());
     made->footprint = made->choice.backend->footprint(desc, made->choice.kernel);
     if (looks.size() >= kMaxPlans) looks.clear();
     looks.emplace(key, made);
@@ -81,11 +83,11 @@ struct Linear::State {
     if (const auto found = bound.find(key); found != bound.end()) return found->second;
     const GemmDesc desc = describe(m, out, ldx, ldout);
     auto made = std::make_shared<Bound>();
-    made->choice = choose(desc, options.backends);
+    made->choice = choose(desc, options.backends, options.measured.get());
     const Backend& backend = *made->choice.backend;
     made->plan = backend.plan(desc, made->choice.kernel);
     std::shared_ptr<const PreparedWeights>& form =
-        forms[std::string(backend.name()) + "/" + backend.weight_form(desc, made->choice.kernel)];
+        forms[backend.weight_form(desc, made->choice.kernel)];
     if (!form) form = backend.prepare_weights(source, desc, made->choice.kernel);
     made->weights = form;
     if (bound.size() >= kMaxPlans) bound.clear();

@@ -10,9 +10,10 @@
 
 namespace slidesparse {
 
-// Which backends a model may use, and what to print.
+// How the kernels of a model's linears are chosen: the arguments of choose().
 struct LinearOptions {
-  std::vector<std::string> backends;  // empty: automatic
+  std::vector<std::string> backends;            // empty: automatic
+  std::shared_ptr<const TuningCache> measured{};  // null: by rule
 };
 
 // Activations ready for the linears that read them: quantised once for a whole fused group.

@@ -89,12 +89,6 @@ Sizes sizes_of(const GemmDesc& desc, const Method& method) {
   return sizes;
 }
 
-struct CublasLtWeights : CudaWeights {
-  explicit CublasLtWeights(CudaWeights&& from) : CudaWeights(std::move(from)) {}
-  std::int64_t allocated_bytes() const override { return CudaWeights::allocated_bytes() + bias_bf16.size(); }
-  DeviceBuffer bias_bf16;  // [n_padded], where it is stored so: the library's epilogue takes no other
-};
-
 // The library's descriptors of one product of `m` tokens.
 struct Product {
   cublasLtMatrixLayoutOpaque_t w{};
@@ -450,17 +444,12 @@ Feasibility CublasLtBackend::feasible(const GemmDesc& desc, const KernelDesc& ke
 
 Footprint CublasLtBackend::footprint(const GemmDesc& desc, const KernelDesc& kernel) const {
   const Sizes sizes = sizes_of(desc, method_of(kernel));
-  const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
-  const std::int64_t scales = desc.w == DType::kBF16 ? 0 : sizes.n_padded * 4;
-  const std::int64_t bias = desc.bias ? sizes.n_padded * 4 : 0;
-  const std::int64_t bias_bf16 = desc.bias && desc.bias_dtype == DType::kBF16 ? sizes.n_padded * 2 : 0;
-  const std::int64_t values = sizes.n_padded * sizes.k_padded * element;
-  return {values + scales + bias + bias_bf16,
+  return {cuda_weight_bytes(desc, CudaForm::kDense, sizes.k_padded, sizes.n_padded),
           sizes.workspace_bytes,
           desc.m,
           sizes.k_padded,
           0,
-          values + scales + bias};
+          cuda_weight_bytes(desc, CudaForm::kDense, sizes.k_padded, desc.n)};
 }
 
 std::string CublasLtBackend::weight_form(const GemmDesc& desc, const KernelDesc& kernel) const {
@@ -472,18 +461,8 @@ std::unique_ptr<PreparedWeights> CublasLtBackend::prepare_weights(const WeightSo
                                                                   const GemmDesc& desc,
                                                                   const KernelDesc& kernel) const {
   const Sizes sizes = sizes_of(desc, method_of(kernel));
-  auto weights = std::make_unique<CublasLtWeights>(
+  return std::make_unique<CudaWeights>(
       upload_weights(source, desc, CudaForm::kDense, sizes.k_padded, sizes.n_padded));
-  if (desc.bias && desc.bias_dtype == DType::kBF16) {
-    weights->bias_bf16 = DeviceBuffer(sizes.n_padded * 2, "bias");
-    PinnedBuffer host(sizes.n_padded * 2);
-    std::memset(host.data(), 0, static_cast<std::size_t>(host.size()));
-    std::memcpy(host.data(), source.bias, static_cast<std::size_t>(desc.n * 2));
-    const CudaStream stream;
-    copy_to_device(weights->bias_bf16.data(), host.data(), host.size(), stream.handle());
-    stream.synchronize();
-  }
-  return weights;
 }
 
 GemmPlan CublasLtBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) const {
@@ -517,7 +496,7 @@ void CublasLtBackend::run(const GemmPlan& plan, const PreparedWeights& weights, 
   const GemmDesc& desc = plan.desc;
   if (desc.m == 0) return;
   const Method& method = method_of(plan.kernel);
-  const auto& w = dynamic_cast<const CublasLtWeights&>(weights);
+  const auto& w = dynamic_cast<const CudaWeights&>(weights);
   const auto& state = *static_cast<const CublasLtState*>(plan.state.get());
   const Sizes& sizes = state.sizes;
   check_cuda_args(desc, args, kAlignment,

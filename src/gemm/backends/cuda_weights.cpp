@@ -141,6 +141,10 @@ void upload_rows(const WeightSource& source, const GemmDesc& desc, CudaForm form
   }
 }
 
+bool keeps_bf16_bias(const GemmDesc& desc, CudaForm form) {
+  return form == CudaForm::kDense && desc.bias && desc.bias_dtype == DType::kBF16;
+}
+
 // Scales or bias in FP32, zero behind n.
 DeviceBuffer upload_vector(const void* from, DType dtype, const GemmDesc& desc, std::int64_t n_padded,
                            std::string_view name, Staging& staging) {
@@ -227,8 +231,32 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
         upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", staging);
   if (source.bias != nullptr)
     weights.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", staging);
+  if (keeps_bf16_bias(desc, form)) {
+    weights.bias_bf16 = DeviceBuffer(n_padded * 2, "bias");
+    fill_device(weights.bias_bf16.data(), 0, n_padded * 2, staging.stream());
+    const std::int64_t per_chunk = staging.bytes() / 2;
+    for (std::int64_t first = 0; first < desc.n; first += per_chunk) {
+      const std::int64_t bytes = 2 * std::min(per_chunk, desc.n - first);
+      staging.pass(
+          [&](std::byte* host) {
+            std::memcpy(host, static_cast<const std::byte*>(source.bias) + 2 * first,
+                        static_cast<std::size_t>(bytes));
+            return bytes;
+          },
+          [&](const std::byte* device) {
+            copy_on_device(weights.bias_bf16.data() + 2 * first, device, bytes, staging.stream());
+          });
+    }
+  }
   staging.finish();
   return weights;
+}
+
+std::int64_t cuda_weight_bytes(const GemmDesc& desc, CudaForm form, std::int64_t ld, std::int64_t n_padded) {
+  const std::int64_t row = ld * static_cast<std::int64_t>(dtype_size(desc.w)) +
+                           (desc.w == DType::kBF16 ? 0 : 4) + (desc.bias ? 4 : 0) +
+                           (keeps_bf16_bias(desc, form) ? 2 : 0);
+  return n_padded * row;
 }
 
 }  // namespace slidesparse

@@ -19,14 +19,18 @@ void check_cuda_args(const GemmDesc& desc, const GemmArgs& args, std::int64_t x_
 // lifted_k(k) wide.
 enum class CudaForm { kDense, kSlid };
 
-// A weight matrix on the card, with scales and bias in FP32.
+// A weight matrix on the card, with scales and bias in FP32. Dense ones of equal size are the same whatever
+// backend made them, and weight_form() says so: "dense 4608x3584", rows and columns with padding.
 struct CudaWeights : PreparedWeights {
-  std::int64_t allocated_bytes() const override { return values.size() + scales.size() + bias.size(); }
+  std::int64_t allocated_bytes() const override {
+    return values.size() + scales.size() + bias.size() + bias_bf16.size();
+  }
 
   DeviceBuffer
       values;  // [n_padded, ld] elements of the problem's w dtype; zero outside [n, width of the form]
   DeviceBuffer scales;  // FP32 [n_padded], zero behind n; empty for BF16 weights
   DeviceBuffer bias;    // FP32 [n_padded], zero behind n; empty without bias
+  DeviceBuffer bias_bf16;  // [n_padded], where it is stored so and the form is dense: libraries take no other
   std::int64_t n_padded = 0;
   std::int64_t ld = 0;
   const float* scale_data() const { return scales.size() == 0 ? nullptr : scales.as<float>(); }
@@ -38,5 +42,8 @@ struct CudaWeights : PreparedWeights {
 // Synchronises.
 CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
                            std::int64_t n_padded);
+
+// What upload_weights() allocates.
+std::int64_t cuda_weight_bytes(const GemmDesc& desc, CudaForm form, std::int64_t ld, std::int64_t n_padded);
 
 }  // namespace slidesparse

@@ -85,7 +85,7 @@ int multiprocessors(const GemmDesc& desc) {
 std::int64_t padded_k(const GemmDesc& desc) {
   return round_up(desc.k, 16);
 }
-// No kernel needs it: so that the form is the same as other backends'.
+// No kernel needs it: so that the form is the same as cuBLASLt's.
 std::int64_t padded_n(const GemmDesc& desc) {
   return round_up(desc.n, 16);
 }
@@ -262,9 +262,8 @@ Feasibility CutlassBackend::feasible(const GemmDesc& desc, const KernelDesc& ker
 
 Footprint CutlassBackend::footprint(const GemmDesc& desc, const KernelDesc& kernel) const {
   Footprint footprint;
-  const std::int64_t vectors = desc.bias ? 2 : 1;
-  footprint.weight_bytes = padded_n(desc) * (padded_k(desc) + vectors * 4);
-  footprint.weight_bytes_read = desc.n * (padded_k(desc) + vectors * 4);
+  footprint.weight_bytes = cuda_weight_bytes(desc, CudaForm::kDense, padded_k(desc), padded_n(desc));
+  footprint.weight_bytes_read = cuda_weight_bytes(desc, CudaForm::kDense, padded_k(desc), desc.n);
   footprint.workspace_bytes = kernel_workspace(desc, kernel);
   // Whole units of what arenas hand out.
   if (is_staged(desc))

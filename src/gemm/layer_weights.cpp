@@ -1,0 +1,161 @@
+#include "gemm/layer_weights.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/fail.h"
+#include "core/numeric.h"
+#include "core/parallel.h"
+#include "core/random.h"
+#include "gemm/backends/common.h"
+#include "gemm/random_problem.h"
+#include "slidesparse/format/codes.h"
+
+namespace slidesparse {
+namespace {
+
+// Random codes that name a pair, for `rows` rows of `groups` groups.
+void fill_codes(Pattern pattern, std::uint8_t* codes, std::int64_t rows, std::int64_t groups,
+                std::uint64_t seed) {
+  const std::int64_t stride = ceil_div(groups * pattern.code_bits(), 8);
+  const auto count = static_cast<std::uint64_t>(code_count(pattern));
+  parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      std::uint8_t* out = codes + row * stride;
+      std::memset(out, 0, static_cast<std::size_t>(stride));
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const auto code = static_cast<unsigned>(
+            (random_bits(seed, static_cast<std::uint64_t>(row * groups + g)) >> 32) * count >> 32);
+        const std::int64_t bit = g * pattern.code_bits();
+        out[bit / 8] = static_cast<std::uint8_t>(out[bit / 8] | code << (bit % 8));
+        if (bit % 8 + pattern.code_bits() > 8) {
+          out[bit / 8 + 1] = static_cast<std::uint8_t>(out[bit / 8 + 1] | code >> (8 - bit % 8));
+        }
+      }
+    }
+  });
+}
+
+// Lanes of a tail group that do not exist hold zero, as in a file.
+void clear_tails(const GemmDesc& desc, std::byte* values, const std::uint8_t* codes) {
+  const std::int64_t tail = desc.k % desc.pattern.group();
+  if (tail == 0) return;
+  const std::int64_t a_row = desc.pattern.values_per_row(desc.k);
+  const std::int64_t groups = desc.pattern.groups(desc.k);
+  const auto size = static_cast<std::int64_t>(dtype_size(desc.w));
+  for (std::int64_t row = 0; row < desc.n; ++row) {
+    const DroppedPair dropped = decode_pair(read_code(codes + row * desc.pattern.code_bytes_per_row(desc.k),
+                                                      desc.pattern.code_bits(), groups - 1));
+    std::int64_t at = row * a_row + (groups - 1) * desc.pattern.kept();
+    for (int lane = 0; lane < desc.pattern.group(); ++lane) {
+      if (lane == dropped.a || lane == dropped.b) continue;
+      if (lane >= tail) std::memset(values + at * size, 0, static_cast<std::size_t>(size));
+      ++at;
+    }
+  }
+}
+
+// Element i of scales or a bias.
+float element(DType dtype, const void* from, std::int64_t i) {
+  if (dtype == DType::kF32) return static_cast<const float*>(from)[i];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(from)[i];
+  return dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+}  // namespace
+
+std::int64_t layer_weight_bytes(const GemmDesc& desc) {
+  return desc.n * (stored_values_per_row(desc) * static_cast<std::int64_t>(dtype_size(desc.w)) +
+                   stored_code_bytes_per_row(desc));
+}
+
+LayerWeights::LayerWeights(const GemmDesc& desc, std::int64_t copies) : desc_(desc), copies_(copies) {
+  value_bytes_ = desc.n * stored_values_per_row(desc) * static_cast<std::int64_t>(dtype_size(desc.w));
+  code_bytes_ = desc.n * stored_code_bytes_per_row(desc);
+  values_ = Buffer(static_cast<std::size_t>(value_bytes_ * copies_));
+  codes_ = Buffer(static_cast<std::size_t>(code_bytes_ * copies_));
+}
+
+void LayerWeights::repeat_first() {
+  for (std::int64_t copy = 1; copy < copies_; ++copy) {
+    std::memcpy(values_.data() + copy * value_bytes_, values_.data(), static_cast<std::size_t>(value_bytes_));
+    std::memcpy(codes_.data() + copy * code_bytes_, codes_.data(), static_cast<std::size_t>(code_bytes_));
+  }
+}
+
+LayerWeights LayerWeights::random(const GemmDesc& desc, std::uint64_t seed, std::int64_t copies) {
+  LayerWeights made(desc, copies);
+  fill_random_values(desc.w, made.values_.data(), desc.n * stored_values_per_row(desc), seed);
+  if (!desc.pattern.is_dense()) {
+    auto* const codes = made.codes_.as<std::uint8_t>();
+    fill_codes(desc.pattern, codes, desc.n, desc.pattern.groups(desc.k), seed + 1);
+    clear_tails(desc, made.values_.data(), codes);
+  }
+  made.repeat_first();
+  for (std::int64_t n = 0; n < desc.n; ++n) {
+    made.scales_.push_back(0x1p-8f * (1.0f + random_uniform(seed + 2, static_cast<std::uint64_t>(n))));
+    made.bias_.push_back(float_to_bf16(random_normal(seed + 3, static_cast<std::uint64_t>(n))));
+  }
+  return made;
+}
+
+LayerWeights LayerWeights::joined(const GemmDesc& desc, std::span<const WeightSource> members,
+                                  std::int64_t copies) {
+  LayerWeights made(desc, copies);
+  std::int64_t row = 0;
+  for (const WeightSource& member : members) {
+    require(member.layout == desc.layout && member.pattern == desc.pattern && member.dtype == desc.w &&
+                member.k == desc.k && row + member.n <= desc.n,
+            "{}: its parts differ", desc.to_string());
+    const std::int64_t value_row = made.value_bytes_ / desc.n;
+    const std::int64_t code_row = made.code_bytes_ / desc.n;
+    std::memcpy(made.values_.data() + row * value_row, member.values,
+                static_cast<std::size_t>(member.n * value_row));
+    if (code_row != 0) {
+      std::memcpy(made.codes_.data() + row * code_row, member.codes,
+                  static_cast<std::size_t>(member.n * code_row));
+    }
+    for (std::int64_t i = 0; i < member.n; ++i) {
+      if (desc.w != DType::kBF16) made.scales_.push_back(element(member.scale_dtype, member.scales, i));
+      if (desc.bias) {
+        const float bias = member.bias == nullptr ? 0.0f : element(member.bias_dtype, member.bias, i);
+        if (desc.bias_dtype == DType::kBF16) {
+          made.bias_.push_back(float_to_bf16(bias));
+        } else {
+          made.wide_bias_.push_back(bias);
+        }
+      }
+    }
+    made.perm_ = member.perm;
+    row += member.n;
+  }
+  require(row == desc.n, "{}: parts have {} channels", desc.to_string(), row);
+  made.repeat_first();
+  return made;
+}
+
+WeightSource LayerWeights::source(std::int64_t copy, std::int64_t row, std::int64_t rows) const {
+  WeightSource source;
+  source.layout = desc_.layout;
+  source.pattern = desc_.pattern;
+  source.dtype = desc_.w;
+  source.n = rows;
+  source.k = desc_.k;
+  source.values = values_.data() + copy * value_bytes_ + row * (value_bytes_ / desc_.n);
+  if (code_bytes_ != 0)
+    source.codes = codes_.as<std::uint8_t>() + copy * code_bytes_ + row * (code_bytes_ / desc_.n);
+  source.perm = perm_;
+  if (desc_.w != DType::kBF16) {
+    source.scales = scales_.data() + row;
+    source.scale_dtype = DType::kF32;
+  }
+  if (desc_.bias) {
+    source.bias_dtype = desc_.bias_dtype;
+    source.bias = desc_.bias_dtype == DType::kBF16 ? static_cast<const void*>(bias_.data() + row)
+                                                   : static_cast<const void*>(wide_bias_.data() + row);
+  }
+  return source;
+}
+
+}  // namespace slidesparse
