@@ -1,6 +1,8 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -28,7 +30,12 @@ struct TuneCommand {
   bool force = false;
   bool burst = false;
   double window = 1e-3;
+  int verify = 0;
 };
+
+// Choices within this time over the best count as right; so many of the others are shown.
+constexpr double kVerifyLimit = 1.03;
+constexpr std::size_t kVerifyRows = 12;
 
 struct NamedShape {
   std::string name;
@@ -42,7 +49,7 @@ TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& 
   options.device = parse_device_option(command.device);
   for (const DType dtype : subject.dtypes) {
     for (const GemmShape& shape : subject.shapes)
-      names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias}});
+      names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias, shape.stored}});
   }
   for (const NamedShape& named : names) options.shapes.push_back(named.shape);
   options.patterns = subject.patterns;
@@ -123,6 +130,35 @@ std::string summary(const std::vector<NamedShape>& shapes, const TunerOptions& o
   return table.to_string();
 }
 
+// How far choices from the cache are from the best that a measurement of everything finds.
+void print_verification(const std::vector<TunedCell>& cells) {
+  std::vector<const TunedCell*> order;
+  double logs = 0;
+  int within = 0;
+  for (const TunedCell& cell : cells) {
+    order.push_back(&cell);
+    logs += std::log(cell.ratio());
+    within += cell.ratio() <= kVerifyLimit ? 1 : 0;
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const TunedCell* a, const TunedCell* b) { return a->ratio() > b->ratio(); });
+  TextTable table({"problem", "chosen", "us", "best of all", "us", "time"},
+                  {TextTable::Align::kLeft, TextTable::Align::kLeft, TextTable::Align::kRight,
+                   TextTable::Align::kLeft, TextTable::Align::kRight, TextTable::Align::kRight});
+  for (std::size_t i = 0; i < std::min(order.size(), kVerifyRows); ++i) {
+    const TunedCell* const cell = order[i];
+    table.add_row({cell->desc.to_string(), cell->chosen, fmt::format("{:.1f}", 1e6 * cell->chosen_seconds),
+                   cell->best, fmt::format("{:.1f}", 1e6 * cell->best_seconds),
+                   fmt::format("{:.3f}", cell->ratio())});
+  }
+  const auto count = static_cast<double>(cells.size());
+  fmt::print("worst of {} cells against every candidate:\n{}", cells.size(), table.to_string());
+  if (cells.empty()) return;
+  fmt::print(
+      "within {:.0f} %: {} of {} cells ({:.1f} %); geometric mean of the times over the best: {:.4f}\n",
+      100 * (kVerifyLimit - 1), within, cells.size(), 100 * within / count, std::exp(logs / count));
+}
+
 void run_tune(const TuneCommand& command, bool quiet) {
   std::vector<NamedShape> names;
   TunerOptions options = tuner_options(command, names);
@@ -156,6 +192,15 @@ void run_tune(const TuneCommand& command, bool quiet) {
       "{}\n",
       totals.measured, totals.found, totals.impossible, totals.kernels, totals.failed,
       duration(totals.seconds), printable(path, 300));
+  fmt::print(
+      "seconds: {:.1f} asking libraries, {:.1f} trying kernels in another process, {:.1f} preparing, {:.1f} "
+      "checking, {:.1f} screening, {:.1f} timing the best\n",
+      totals.asking, totals.probing, totals.race.preparing, totals.race.checking, totals.race.screening,
+      totals.race.finals);
+  if (command.verify > 0) {
+    std::fflush(stdout);
+    print_verification(verify_tuning(options, cache, command.verify));
+  }
 }
 
 }  // namespace
@@ -184,6 +229,10 @@ void add_tune(CLI::App& app, const GlobalOptions& global) {
       ->capture_default_str();
   command->add_flag("--force", options->force, "Measure again what the cache has; drop stale measurements");
   command->add_flag("--burst", options->burst, "Rest before each window of the last rounds: a cool card");
+  command
+      ->add_option("--verify", options->verify,
+                   "Afterwards, measure every candidate of N problems and compare with what is chosen")
+      ->check(CLI::NonNegativeNumber);
   command->footer(
       "Goes on where it was stopped.\n"
       "Example: slidesparse tune --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 64,2048");

@@ -72,9 +72,24 @@ void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double li
   }
 }
 
+// Adds the seconds of its life to `total`.
+class Lap {
+ public:
+  explicit Lap(double& total) : total_(total), start_(now_seconds()) {}
+  ~Lap() { total_ += now_seconds() - start_; }
+  Lap(const Lap&) = delete;
+  Lap& operator=(const Lap&) = delete;
+
+ private:
+  double& total_;
+  double start_;
+};
+
 }  // namespace
 
 std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, const RaceRules& rules) {
+  RaceClock unused;
+  RaceClock& clock = rules.clock == nullptr ? unused : *rules.clock;
   Lanes lanes;
   std::vector<std::string> problems;
   for (RaceEntrant& entrant : entrants) {
@@ -83,12 +98,18 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     Lane& lane = lanes.emplace_back();
     lane.row.entrant = std::move(entrant);
     guarded(lane, track, [&] {
+      const Lap lap(clock.preparing);
       lane.runner = track.prepare(lane.row.entrant);
+    });
+    if (!lane.runner) continue;
+    guarded(lane, track, [&] {
+      const Lap lap(clock.checking);
       lane.row.check = lane.runner->check();
     });
     if (lane.row.check != "ok") lane.leave();
   }
   for (int round = 0; round < rules.screening; ++round) {
+    const Lap lap(clock.screening);
     round_of(lanes, track, rules, round, round == 0 ? 0 : rules.window_seconds, 0);
     const bool last = round + 1 == rules.screening;
     drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
@@ -99,8 +120,10 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     lane.row.finalist = true;
     lane.samples.clear();
   }
-  for (int round = 0; round < rules.rounds; ++round)
+  for (int round = 0; round < rules.rounds; ++round) {
+    const Lap lap(clock.finals);
     round_of(lanes, track, rules, round, rules.window_seconds, rules.rest_seconds);
+  }
   std::vector<RaceRow> rows;
   for (Lane& lane : lanes) {
     lane.row.seconds = summarise(lane.samples);

@@ -48,6 +48,14 @@ class TrackLost : public Error {
   RaceEntrant entrant;
 };
 
+// Where the time of races goes, in seconds.
+struct RaceClock {
+  double preparing = 0;  // weights, plans, inputs
+  double checking = 0;
+  double screening = 0;
+  double finals = 0;
+};
+
 struct RaceRules {
   double window_seconds = 0.5e-3;  // one timing of one entrant; in the first round as short as can be
   double first_limit = 1.3;  // after the first round: slower than this many times the best of its problem
@@ -60,6 +68,7 @@ struct RaceRules {
   // power limit. 0: sustained.
   double rest_seconds = 0;
   std::function<void()> between;  // called between rounds: may throw to stop
+  RaceClock* clock = nullptr;     // added to, when given
 };
 
 // "burst": this rest before each window, which is this long.

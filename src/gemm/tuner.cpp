@@ -84,6 +84,7 @@ class Tuner {
       : options_(options), cache_(cache), path_(path), saved_(now_seconds()) {
     std::sort(options_.ms.begin(), options_.ms.end());
     options_.ms.erase(std::unique(options_.ms.begin(), options_.ms.end()), options_.ms.end());
+    options_.rules.clock = &totals_.race;
     options_.rules.between = [] {
       check_interrupt("what was measured is in the cache: the same command goes on from there");
     };
@@ -142,7 +143,9 @@ class Tuner {
         ++totals_.found;
         continue;
       }
+      const double asked = now_seconds();
       std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
+      totals_.asking += now_seconds() - asked;
       if (here.empty()) {
         ++totals_.impossible;
         continue;
@@ -236,7 +239,9 @@ class Tuner {
         unknown.push_back(entrant);
     }
     if (!unknown.empty()) {
+      const double probed = now_seconds();
       const std::vector<std::string> reasons = options_.probe(shape, unknown);
+      totals_.probing += now_seconds() - probed;
       for (std::size_t i = 0; i < unknown.size(); ++i) {
         if (!reasons[i].empty()) bad_[key_of(unknown[i])] = reasons[i];
       }

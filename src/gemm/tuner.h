@@ -36,11 +36,26 @@ struct TunerTotals {
   std::vector<std::string>
       failures;  // one line for each kernel and kind: "KERNEL, 27 times: WHY, first with ..."
   double seconds = 0;
+  double asking = 0;   // of those: libraries for candidates
+  double probing = 0;  // other processes
+  RaceClock race;      // everything else but reading and writing the cache
 };
 
 // Measures every candidate of every problem that `cache` lacks, and writes them to the file `path` (empty:
 // nowhere). A run that was stopped goes on where it was. Weights of one shape are made once for all M.
 TunerTotals tune(const TunerOptions& options, TuningCache& cache, const std::string& path);
+
+// A tuner stops early for what looks slow; this measures how much that costs. Of the problems of `options`,
+// `cells` spread evenly over them (all, when there are fewer) are measured again: every candidate for some
+// rounds, then the best of those and the one that choose() takes from `cache` in turn.
+struct TunedCell {
+  GemmDesc desc;
+  std::string chosen, best;   // kernels with their settings
+  double chosen_seconds = 0;  // medians of the same interleaved rounds
+  double best_seconds = 0;
+  double ratio() const { return chosen_seconds / best_seconds; }  // 1: nothing better was found
+};
+std::vector<TunedCell> verify_tuning(const TunerOptions& options, const TuningCache& cache, int cells);
 
 // The unique ones of `shapes`, in their order.
 std::vector<TrackShape> unique_shapes(const std::vector<TrackShape>& shapes);

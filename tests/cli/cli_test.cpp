@@ -137,6 +137,49 @@ TEST_F(Cli, BenchGemmExplainsItsChoice) {
   EXPECT_THAT(result.out, HasSubstr("not cpu: for split weights"));
 }
 
+TEST_F(Cli, BenchGemmTakesADirectorysOwnWeights) {
+  const std::vector<std::string> command{
+      "bench", "gemm",   path("packed"),   "--m",     "65", "--min-seconds", "0.001",    "--device",
+      "cpu",   "--json", path("own.json"), "--layer", "0",  "--weights",     "smallest", "--quiet"};
+  const Result result = run(command);
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("6:8, own"));
+  EXPECT_THAT(result.out, HasSubstr("weights kept (smallest)"));
+  const auto json = nlohmann::json::parse(read_file(path("own.json")));
+  int own = 0;
+  for (const auto& row : json.at("rows")) {
+    EXPECT_EQ(row.at("check"), "ok");
+    EXPECT_EQ(row.at("weights"), row.at("pattern") == "dense" ? "random" : "own");
+    own += row.at("weights") == "own" ? 1 : 0;
+  }
+  EXPECT_EQ(own, 4);  // qkv, o, gate_up, down
+  EXPECT_EQ(json.at("weights").at("policy"), "smallest");
+  EXPECT_EQ(json.at("weights").at("kept").at(0).at("forms").size(), 1u);
+  expect_error(run({"bench", "gemm", path("packed"), "--layer", "99"}), 2, {"--layer 99", "layers 0 to"});
+  expect_error(run({"bench", "gemm", path("packed"), "--weights", "tiny"}), 2,
+               {"--weights tiny", "balanced"});
+}
+
+TEST_F(Cli, CommandsThatRunAModelExplainTheirKernels) {
+  const std::string cache = path("linears.json");
+  const Result tuned = run({"tune", path("packed"), "--m", "1,65", "--device", "cpu", "--cache", cache,
+                            "--window", "0.001", "--verify", "2", "--quiet"});
+  ASSERT_EQ(tuned.code, 0) << tuned.err;
+  EXPECT_THAT(tuned.out, HasSubstr("worst of 2 cells"));
+  EXPECT_THAT(tuned.out, HasSubstr("geometric mean"));
+  const Result result =
+      run({"generate", path("packed"), "ab", "--max-tokens", "2", "--cache", cache, "--explain"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("q_proj and its like"));
+  EXPECT_THAT(result.err, HasSubstr("chosen: measured"));  // o and down are tuned as they are run
+  EXPECT_THAT(result.err, HasSubstr("% of the limit"));
+  const Result decode = run({"bench", "decode", path("packed"), "--steps", "2", "--runs", "1", "--explain"});
+  ASSERT_EQ(decode.code, 0) << decode.err;
+  EXPECT_THAT(decode.err, HasSubstr("chosen: few tokens"));
+  expect_error(run({"generate", path("packed"), "ab", "--cache", path("none.json")}), 1,
+               {"none.json", "tune --device cpu"});
+}
+
 TEST_F(Cli, PatternsThatDoNotExistAreRefusedWithTheList) {
   expect_error(run({"convert", path("model"), path("none"), "--pattern", "2:8", "--dtype", "int8"}), 2,
                {"2:8", "6:8", "14:16"});
