@@ -176,13 +176,19 @@ std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind k
   return std::make_unique<CpuTrack>(shape, seed);
 }
 
-std::vector<RaceEntrant> race_entrants(const GemmDesc& desc, std::span<const std::string> allowed) {
+std::vector<RaceEntrant> race_entrants(const GemmDesc& desc, std::span<const std::string> allowed,
+                                       bool sparse_only) {
   std::vector<RaceEntrant> found;
   for (const Backend* backend : backends()) {
     const bool wanted = allowed.empty()
                             ? backend->name() != "reference"
                             : std::find(allowed.begin(), allowed.end(), backend->name()) != allowed.end();
     if (!wanted || backend->device() != desc.device.kind || !backend->available().ok) continue;
+    const std::vector<KernelDesc> all = backend->kernels();
+    if (sparse_only &&
+        std::none_of(all.begin(), all.end(), [](const KernelDesc& kernel) { return kernel.sparse; })) {
+      continue;
+    }
     for (KernelDesc& kernel : backend->candidates(desc)) found.push_back({desc, backend, std::move(kernel)});
   }
   return found;

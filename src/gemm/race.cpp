@@ -72,19 +72,6 @@ void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double li
   }
 }
 
-// Adds the seconds of its life to `total`.
-class Lap {
- public:
-  explicit Lap(double& total) : total_(total), start_(now_seconds()) {}
-  ~Lap() { total_ += now_seconds() - start_; }
-  Lap(const Lap&) = delete;
-  Lap& operator=(const Lap&) = delete;
-
- private:
-  double& total_;
-  double start_;
-};
-
 }  // namespace
 
 std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, const RaceRules& rules) {

@@ -56,6 +56,19 @@ struct RaceClock {
   double finals = 0;
 };
 
+// Adds the seconds of its life to `total`.
+class Lap {
+ public:
+  explicit Lap(double& total) : total_(total), start_(now_seconds()) {}
+  ~Lap() { total_ += now_seconds() - start_; }
+  Lap(const Lap&) = delete;
+  Lap& operator=(const Lap&) = delete;
+
+ private:
+  double& total_;
+  double start_;
+};
+
 struct RaceRules {
   double window_seconds = 0.5e-3;  // one timing of one entrant; in the first round as short as can be
   double first_limit = 1.3;  // after the first round: slower than this many times the best of its problem

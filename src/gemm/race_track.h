@@ -39,8 +39,9 @@ std::unique_ptr<RaceTrack> make_race_track(const TrackShape& shape, DeviceKind k
                                            TimedPart part = TimedPart::kWhole);
 
 // Everything worth measuring for one problem: candidates() of every backend of its device that `allowed`
-// names (empty: all but reference).
-std::vector<RaceEntrant> race_entrants(const GemmDesc& desc, std::span<const std::string> allowed);
+// names (empty: all but reference). With `sparse_only`, of those backends that have kernels which use zeros.
+std::vector<RaceEntrant> race_entrants(const GemmDesc& desc, std::span<const std::string> allowed,
+                                       bool sparse_only = false);
 
 // Up to this many tokens memory decides, so weights must not come from a cache.
 constexpr std::int64_t kStreamingTokens = 64;

@@ -53,6 +53,9 @@ constexpr std::string_view kLost = "lost the card: ";
 // changes little, and their runs are long.
 constexpr std::int64_t kLargeM = 2048;
 constexpr int kCarriedOver = 8;
+// Above this M only so many, and one round less to drop more.
+constexpr std::int64_t kHugeM = 8192;
+constexpr int kCarriedOverHuge = 4;
 // Dense kernels measured again on weights with a pattern.
 constexpr std::size_t kDenseOnPatterns = 4;
 // What a point keeps of its measurements: the fastest, the best of each backend, and failures.
@@ -143,16 +146,13 @@ class Tuner {
         ++totals_.found;
         continue;
       }
-      const double asked = now_seconds();
-      std::vector<RaceEntrant> here = race_entrants(desc, options_.backends);
-      totals_.asking += now_seconds() - asked;
+      std::vector<RaceEntrant> here = entrants_of(shape, desc);
       if (here.empty()) {
         ++totals_.impossible;
         continue;
       }
       const std::vector<RaceEntrant> all = here;
       carry_over(here);
-      if (!pattern.is_dense()) keep_best_dense(here, shape, m);
       if (here.empty()) here = all;  // a problem is never left without figures
       problems.push_back(desc);
       entrants.insert(entrants.end(), here.begin(), here.end());
@@ -161,7 +161,7 @@ class Tuner {
     std::vector<RaceRow> rows = set_aside_risky(shape, entrants);
     if (!track) track = make_race_track(shape, options_.device, options_.seed);
     try {
-      for (RaceRow& row : race(*track, std::move(entrants), options_.rules)) rows.push_back(std::move(row));
+      for (RaceRow& row : race(*track, std::move(entrants), rules_for(m))) rows.push_back(std::move(row));
     } catch (const TrackLost& lost) {
       throw_lost(lost);
     }
@@ -204,29 +204,44 @@ class Tuner {
   // When M is large: drops what was measured at the last M and was not among its backend's best there.
   void carry_over(std::vector<RaceEntrant>& entrants) const {
     if (entrants.empty() || entrants.front().desc.m <= kLargeM) return;
+    const std::int64_t m = entrants.front().desc.m;
     const auto found = best_.find(entrants.front().desc.pattern.to_string());
-    if (found == best_.end() || found->second.m < std::min(kLargeM, entrants.front().desc.m / 2)) return;
+    if (found == best_.end() || found->second.m < std::min(kLargeM, m / 2)) return;
+    const int most = m > kHugeM ? kCarriedOverHuge : kCarriedOver;
     std::erase_if(entrants, [&](const RaceEntrant& entrant) {
-      const std::string key = key_of(entrant);
-      return found->second.seen.count(key) != 0 && found->second.best.count(key) == 0;
+      const auto place = found->second.places.find(key_of(entrant));
+      return place != found->second.places.end() && place->second >= most;
     });
   }
 
-  // On a card, dense kernels do the same work whatever zeros there are: of those only the best at dense
-  // weights are measured again on weights with a pattern.
-  void keep_best_dense(std::vector<RaceEntrant>& entrants, const TrackShape& shape, std::int64_t m) const {
-    if (options_.device != DeviceKind::kCuda) return;
-    const GemmDesc dense = track_desc(shape, Pattern(), m, {options_.device, 0});
-    const TunedPoint* known = cache_.at(TuningProblem::of(dense), m);
-    if (known == nullptr || !is_measured(*known)) return;
-    std::set<std::string> best;
+  RaceRules rules_for(std::int64_t m) const {
+    RaceRules rules = options_.rules;
+    if (m > kHugeM) rules.screening = std::min(rules.screening, 2);
+    return rules;
+  }
+
+  // Everything worth measuring. On a card, dense kernels do the same work whatever zeros there are: of those
+  // only the best at dense weights, once they are known, are measured again on weights with a pattern.
+  std::vector<RaceEntrant> entrants_of(const TrackShape& shape, const GemmDesc& desc) {
+    const Lap lap(totals_.asking);
+    if (options_.device != DeviceKind::kCuda || desc.pattern.is_dense())
+      return race_entrants(desc, options_.backends);
+    const GemmDesc dense = track_desc(shape, Pattern(), desc.m, desc.device);
+    const TunedPoint* known = cache_.at(TuningProblem::of(dense), desc.m);
+    if (known == nullptr || !is_measured(*known)) return race_entrants(desc, options_.backends);
+    std::vector<RaceEntrant> found = race_entrants(desc, options_.backends, /*sparse_only=*/true);
+    std::size_t added = 0;
     for (const TunedKernel& kernel : known->kernels) {
-      if (kernel.bad.empty() && best.size() < kDenseOnPatterns)
-        best.insert(key_of(kernel.backend, kernel.name, kernel.config, shape.dtype));
+      if (added == kDenseOnPatterns || !kernel.bad.empty() || kernel.sparse) continue;
+      const bool allowed = options_.backends.empty() ||
+                           std::find(options_.backends.begin(), options_.backends.end(), kernel.backend) !=
+                               options_.backends.end();
+      auto again = find_kernel(kernel);
+      if (!allowed || !again || !again->first->feasible(desc, again->second).ok) continue;
+      found.push_back({desc, again->first, std::move(again->second)});
+      ++added;
     }
-    std::erase_if(entrants, [&](const RaceEntrant& entrant) {
-      return !entrant.kernel.sparse && best.count(key_of(entrant)) == 0;
-    });
+    return found;
   }
 
   // Takes out of `entrants` what does not survive in another process; returns their rows.
@@ -239,9 +254,8 @@ class Tuner {
         unknown.push_back(entrant);
     }
     if (!unknown.empty()) {
-      const double probed = now_seconds();
+      const Lap lap(totals_.probing);
       const std::vector<std::string> reasons = options_.probe(shape, unknown);
-      totals_.probing += now_seconds() - probed;
       for (std::size_t i = 0; i < unknown.size(); ++i) {
         if (!reasons[i].empty()) bad_[key_of(unknown[i])] = reasons[i];
       }
@@ -281,12 +295,13 @@ class Tuner {
                               std::tuple(!b.bad.empty(), !b.finalist, b.seconds.median);
                      });
     Best& best = best_[desc.pattern.to_string()];
-    best = {desc.m, {}, {}};
+    best.m = desc.m;
+    // What has been left out stays out.
+    for (auto& [key, place] : best.places) place = std::max(place, kCarriedOver);
     std::map<std::string, int> of_backend;
     for (const TunedKernel& kernel : point.kernels) {
-      const std::string key = key_of(kernel.backend, kernel.name, kernel.config, desc.w);
-      best.seen.insert(key);
-      if (kernel.bad.empty() && of_backend[kernel.backend]++ < kCarriedOver) best.best.insert(key);
+      const int place = kernel.bad.empty() ? of_backend[kernel.backend]++ : kCarriedOver;
+      best.places[key_of(kernel.backend, kernel.name, kernel.config, desc.w)] = place;
     }
     point.kernels = worth_keeping(std::move(point.kernels));
     cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
@@ -303,7 +318,7 @@ class Tuner {
 
   struct Best {
     std::int64_t m = 0;
-    std::set<std::string> seen, best;  // as key_of()
+    std::map<std::string, int> places;  // among its backend's, by key_of(); kCarriedOver or more: out
   };
 
   TunerOptions options_;

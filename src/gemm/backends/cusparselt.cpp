@@ -77,6 +77,13 @@ void check(cusparseStatus_t status, std::string_view call, const GemmDesc& desc)
   if (status != CUSPARSE_STATUS_SUCCESS) cusparselt_library().check(status, call, desc.to_string());
 }
 
+// Whether parts of K could find idle multiprocessors: two full waves of the library's usual tiles leave none.
+bool worth_splitting(const GemmDesc& desc) {
+  constexpr std::int64_t kTile = 128;
+  const auto& card = cuda_status().devices[static_cast<std::size_t>(desc.device.index)];
+  return ceil_div(desc.n, kTile) * ceil_div(desc.m, kTile) < 2 * std::int64_t{card.multiprocessors};
+}
+
 // A descriptor that is given back with its owner. Neither copied nor moved: plans point at it.
 class Matrix {
  public:
@@ -361,6 +368,7 @@ std::vector<KernelDesc> CusparseLtBackend::candidates(const GemmDesc& desc) cons
     for (int alg = 0; alg < count; ++alg) {
       if (alg != preferred) try_config({alg, 1, 0});
     }
+    if (!worth_splitting(desc)) continue;
     for (int alg = 0; alg < count; ++alg) {
       for (const int mode : {CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL, CUSPARSELT_SPLIT_K_MODE_TWO_KERNELS}) {
         for (const int splitk : {2, 4}) try_config({alg, splitk, mode});
