@@ -78,10 +78,10 @@ struct Choice {
   double runner_up_seconds = 0;
 };
 // Pure: the fastest kernel for the problem among `allowed` backends (empty: all but reference; reference only
-// when named or when nothing else is feasible), and among those that read one of `forms` of the weights (empty:
-// any; gemm/weight_forms.h). Measured times decide (rank_measured in gemm/tuning_cache.h) where there are any
-// for this problem without its M, stated rules (src/gemm/choose.cpp) where there are none. Throws kUnsupported
-// with all the reasons when nothing can run it.
+// when named or when nothing else is feasible), and among those that read one of `forms` of the weights
+// (empty: any; gemm/weight_forms.h). Measured times decide (rank_measured in gemm/tuning_cache.h) where there
+// are any for this problem without its M, stated rules (src/gemm/choose.cpp) where there are none. Throws
+// kUnsupported with all the reasons when nothing can run it.
 Choice choose(const GemmDesc& desc, std::span<const std::string> allowed = {},
               const TuningCache* measured = nullptr, std::span<const std::string> forms = {});
 

@@ -90,13 +90,13 @@ struct GemmBenchResult {
   std::vector<std::string> warnings;  // the card was throttled, or busy with somebody else's work
 };
 
-// Random weights (as stored: values and codes), or a directory's own, and random activations. All kernels of one shape, dtype and M take
-// turns, each run on the next of several copies of weights, which together exceed the last-level cache twice
-// when M is small: decode reads memory. Every kernel's output is compared with the reference on sampled
-// channels and tokens first.
-// On a card a run is quantise (and lift), GEMM and tail, each row is the fastest kernel by choose() (of every
-// backend, when every_kernel is set), and rows named ".../sum" add up the shapes: of each backend, and
-// "best", the fastest backend of each shape, where there are several.
+// Random weights (as stored: values and codes), or a directory's own, and random activations. All kernels of
+// one shape, dtype and M take turns, each run on the next of several copies of weights, which together exceed
+// the last-level cache twice when M is small: decode reads memory. Every kernel's output is compared with the
+// reference on sampled channels and tokens first. On a card a run is quantise (and lift), GEMM and tail, each
+// row is the fastest kernel by choose() (of every backend, when every_kernel is set), and rows named
+// ".../sum" add up the shapes: of each backend, and "best", the fastest backend of each shape, where there
+// are several.
 GemmBenchResult bench_gemm(const GemmBenchOptions& options);
 
 // The second way, on either device: what is chosen by measurement runs as a race (gemm/race.h).

@@ -12,6 +12,7 @@
 #include "core/fail.h"
 #include "core/numeric.h"
 #include "core/random.h"
+#include "gemm/backends/cuda_weights.h"
 #include "gemm/race_track.h"
 #include "gemm/random_problem.h"
 #include "kernels/cuda/quantize.h"
@@ -291,6 +292,7 @@ class CudaTrack : public RaceTrack {
   TrackShape shape_;
   std::uint64_t seed_;
   TimedPart part_;
+  std::shared_ptr<const void> staging_ = hold_weight_staging();
   std::shared_ptr<Shared> shared_;
   std::map<std::string, std::shared_ptr<const Expected>> expected_;  // by problem
   std::map<std::string, Prepared> prepared_;                         // by pattern

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "core/fail.h"
 #include "slidesparse/core/error.h"
@@ -62,12 +63,20 @@ std::vector<Lane*> standing(Lanes& lanes, const std::string& problem) {
   return found;
 }
 
-// Drops what is slower than `limit` times the best of its problem, or beyond the first `most`.
-void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double limit, std::size_t most) {
+// Drops what is slower than `limit` times the best of its problem, or beyond the first `most`, unless it is
+// the first of its kernel and one of `others` such.
+void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double limit, int most, int others) {
   for (const std::string& problem : problems) {
     const std::vector<Lane*> order = standing(lanes, problem);
-    for (std::size_t i = 1; i < order.size(); ++i) {
-      if (i >= most || order[i]->now() > limit * order[0]->now()) order[i]->leave();
+    std::set<std::string> kernels;
+    int left = others;
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const bool first = kernels.insert(order[i]->row.entrant.kernel.name).second;
+      if (order[i]->now() > limit * order[0]->now()) {
+        order[i]->leave();
+      } else if (i >= static_cast<std::size_t>(most)) {
+        if (!first || left-- <= 0) order[i]->leave();
+      }
     }
   }
 }
@@ -100,7 +109,7 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     round_of(lanes, track, rules, round, round == 0 ? 0 : rules.window_seconds, 0);
     const bool last = round + 1 == rules.screening;
     drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
-              static_cast<std::size_t>(last ? rules.finalists : rules.first_most));
+              last ? rules.finalists : rules.first_most, rules.other_finalists);
   }
   for (Lane& lane : lanes) {
     if (!lane.runner) continue;

@@ -75,8 +75,9 @@ struct RaceRules {
   int first_most = 12;       // and not among the best so many of it: dropped
   double later_limit = 1.1;  // the same after each further round up to `screening`
   int screening = 3;         // rounds in which entrants are dropped
-  int finalists = 3;         // of each problem, that go on
-  int rounds = 7;            // of finalists, interleaved; their figures come from these
+  int finalists = 3;         // of each problem, that go on; settings of one kernel differ little, so
+  int other_finalists = 3;  // up to so many more do that are the first of their kernel and within later_limit
+  int rounds = 7;           // of finalists, interleaved; their figures come from these
   // In the last rounds each window follows this rest: a card that has cooled down runs faster than one at its
   // power limit. 0: sustained.
   double rest_seconds = 0;

@@ -48,14 +48,16 @@ TunedKernel to_tuned(const RaceRow& row) {
 
 // A kernel that took the card's context with it is remembered with these words in front.
 constexpr std::string_view kLost = "lost the card: ";
-// Above this M, kernels that were measured at the last M and were not among so many of their backend there
-// are left out (where the last M was at least half of it or this large itself): the order of large problems
-// changes little, and their runs are long.
+// Above this M, settings that were measured at the last M and were not among so many of their backend there,
+// nor among so many of their kernel, are left out (where the last M was at least half of it or this large
+// itself): the order of large problems changes little, and their runs are long.
 constexpr std::int64_t kLargeM = 2048;
-constexpr int kCarriedOver = 8;
+constexpr int kCarriedOver = 6;
+constexpr int kCarriedOverOfKernel = 2;
 // Above this M only so many, and one round less to drop more.
 constexpr std::int64_t kHugeM = 8192;
-constexpr int kCarriedOverHuge = 4;
+constexpr int kCarriedOverHuge = 3;
+constexpr int kCarriedOverHugeOfKernel = 1;
 // Dense kernels measured again on weights with a pattern.
 constexpr std::size_t kDenseOnPatterns = 4;
 // What a point keeps of its measurements: the fastest, the best of each backend, and failures.
@@ -208,9 +210,11 @@ class Tuner {
     const auto found = best_.find(entrants.front().desc.pattern.to_string());
     if (found == best_.end() || found->second.m < std::min(kLargeM, m / 2)) return;
     const int most = m > kHugeM ? kCarriedOverHuge : kCarriedOver;
+    const int most_of_kernel = m > kHugeM ? kCarriedOverHugeOfKernel : kCarriedOverOfKernel;
     std::erase_if(entrants, [&](const RaceEntrant& entrant) {
       const auto place = found->second.places.find(key_of(entrant));
-      return place != found->second.places.end() && place->second >= most;
+      return place != found->second.places.end() && place->second.in_backend >= most &&
+             place->second.in_kernel >= most_of_kernel;
     });
   }
 
@@ -297,11 +301,13 @@ class Tuner {
     Best& best = best_[desc.pattern.to_string()];
     best.m = desc.m;
     // What has been left out stays out.
-    for (auto& [key, place] : best.places) place = std::max(place, kCarriedOver);
-    std::map<std::string, int> of_backend;
+    constexpr Place kOut{kCarriedOver, kCarriedOverOfKernel};
+    for (auto& [key, place] : best.places) place = kOut;
+    std::map<std::string, int> of_backend, of_kernel;
     for (const TunedKernel& kernel : point.kernels) {
-      const int place = kernel.bad.empty() ? of_backend[kernel.backend]++ : kCarriedOver;
-      best.places[key_of(kernel.backend, kernel.name, kernel.config, desc.w)] = place;
+      const std::string key = key_of(kernel.backend, kernel.name, kernel.config, desc.w);
+      best.places[key] =
+          kernel.bad.empty() ? Place{of_backend[kernel.backend]++, of_kernel[kernel.name]++} : kOut;
     }
     point.kernels = worth_keeping(std::move(point.kernels));
     cache_.put(TuningProblem::of(desc), desc.m, std::move(point));
@@ -316,9 +322,14 @@ class Tuner {
     saved_measured_ = totals_.measured;
   }
 
+  // Among those of its backend and among the settings of its kernel; from the limits on: out.
+  struct Place {
+    int in_backend = 0;
+    int in_kernel = 0;
+  };
   struct Best {
     std::int64_t m = 0;
-    std::map<std::string, int> places;  // among its backend's, by key_of(); kCarriedOver or more: out
+    std::map<std::string, Place> places;  // by key_of()
   };
 
   TunerOptions options_;

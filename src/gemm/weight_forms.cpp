@@ -56,8 +56,8 @@ class Forms {
         const auto choice = try_choose(here, allowed, measured, form.kept.form);
         if (!choice) continue;
         ++form.possible;
-        form.kept.bytes = std::max(form.kept.bytes,
-                                   choice->backend->footprint(here, choice->kernel).weight_bytes);
+        form.kept.bytes =
+            std::max(form.kept.bytes, choice->backend->footprint(here, choice->kernel).weight_bytes);
         if (choice->seconds > 0 && best.seconds > 0) {
           form.slowdown += std::log(choice->seconds / best.seconds);
         } else {

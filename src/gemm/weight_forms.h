@@ -28,8 +28,8 @@ struct KeptForm {
 
 // The forms to keep of the weights of a layer that runs at these M (at least one; `desc` says the rest of the
 // problem), most used first. Pure, as choose() is, and with its arguments. Where a policy compares times and
-// some are not measured, choose()'s order counts: the form that it takes at most of the M. Throws kUnsupported
-// where nothing can run the layer.
+// some are not measured, choose()'s order counts: the form that it takes at most of the M. Throws
+// kUnsupported where nothing can run the layer.
 std::vector<KeptForm> plan_weight_forms(const GemmDesc& desc, std::span<const std::int64_t> ms,
                                         WeightPolicy policy, std::span<const std::string> allowed = {},
                                         const TuningCache* measured = nullptr);

@@ -111,6 +111,7 @@ TEST(Race, KeepsTheBestFewOfEachProblem) {
   }
   RaceRules rules;
   rules.rest_seconds = 0.5;
+  rules.other_finalists = 0;
   const auto rows = race(track, entrants, rules);
   EXPECT_EQ(rows.size(), 12u);
   EXPECT_THAT(finalists(rows), ElementsAre("dense2", "sparse2", "dense1", "sparse1", "dense0", "sparse0"));
@@ -138,6 +139,28 @@ TEST(Race, WhatThrowsOrIsWrongIsReportedAndDropped) {
   for (const std::string& name : script.order) EXPECT_EQ(name, "fine");  // nothing wrong was ever timed
 }
 
+// Settings of one kernel are much alike, so they must not take all the places.
+TEST(Race, TheFirstOfEveryKernelMayGoOnToo) {
+  Script script;
+  script.seconds = {{"a", 1.0}, {"b", 1.05}, {"c", 1.06}, {"d", 1.2}};
+  ScriptedTrack track(script);
+  std::vector<RaceEntrant> entrants;
+  for (int i = 0; i < 5; ++i) {
+    entrants.push_back(entrant("a"));
+    entrants.back().kernel.config = fmt::format("tile={}", i);
+  }
+  for (const char* name : {"b", "c", "d"}) {
+    entrants.push_back(entrant(name));
+    entrants.push_back(entrant(name));
+  }
+  RaceRules rules;
+  rules.rounds = 1;
+  EXPECT_THAT(finalists(race(track, entrants, rules)),
+              ElementsAre("a", "a", "a", "b", "c"));  // d is beyond 1.1
+  rules.other_finalists = 1;
+  EXPECT_THAT(finalists(race(track, entrants, rules)), ElementsAre("a", "a", "a", "b"));
+}
+
 TEST(Race, OnlySoManyPassTheFirstRound) {
   Script script;
   std::vector<RaceEntrant> entrants;
@@ -147,6 +170,7 @@ TEST(Race, OnlySoManyPassTheFirstRound) {
   }
   ScriptedTrack track(script);
   RaceRules rules;
+  rules.other_finalists = 0;
   rules.rounds = 0;
   race(track, entrants, rules);
   EXPECT_EQ(script.order.size(), 20u + 12u + 12u);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <future>
 
 #include "core/buffer.h"
 #include "core/checked.h"
@@ -409,28 +410,41 @@ std::vector<KernelDesc> CublasLtBackend::kernels() const {
   return found;
 }
 
-std::vector<KernelDesc> CublasLtBackend::candidates(const GemmDesc& desc) const {
+namespace {
+
+// What the library's heuristics name for one method, likely ones first.
+std::vector<KernelDesc> settings_of(const GemmDesc& desc, const KernelDesc& kernel) {
+  if (desc.m == 0) return {kernel};
+  const Planner planner(desc, method_of(kernel));
   std::vector<KernelDesc> found;
-  for (const KernelDesc& kernel : kernels()) {
-    if (!feasible(desc, kernel).ok) continue;
-    if (desc.m == 0) {
+  std::vector<std::string> known;
+  try {
+    for (const auto& algo : planner.heuristics(planner.product(planner.sizes().tiles.rows), kHeuristics)) {
+      std::string config = planner.config_of(algo).to_string();
+      if (std::find(known.begin(), known.end(), config) != known.end()) continue;
+      known.push_back(config);
       found.push_back(kernel);
-      continue;
+      found.back().config = std::move(config);
     }
-    const Planner planner(desc, method_of(kernel));
-    std::vector<std::string> known;
-    try {
-      for (const auto& algo : planner.heuristics(planner.product(planner.sizes().tiles.rows), kHeuristics)) {
-        std::string config = planner.config_of(algo).to_string();
-        if (std::find(known.begin(), known.end(), config) != known.end()) continue;
-        known.push_back(config);
-        found.push_back(kernel);
-        found.back().config = std::move(config);
-      }
-    } catch (const Error& error) {
-      // The library has nothing for this type on this card; the other kernels stand.
-      if (error.kind() != ErrorKind::kUnsupported) throw;
-    }
+  } catch (const Error& error) {
+    // The library has nothing for this type on this card; the other kernels stand.
+    if (error.kind() != ErrorKind::kUnsupported) throw;
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<KernelDesc> CublasLtBackend::candidates(const GemmDesc& desc) const {
+  // Heuristics take the library tens of milliseconds for each method, and it answers several threads at once.
+  std::vector<std::future<std::vector<KernelDesc>>> asked;
+  for (const KernelDesc& kernel : kernels()) {
+    if (feasible(desc, kernel).ok)
+      asked.push_back(std::async(std::launch::async, [&desc, kernel] { return settings_of(desc, kernel); }));
+  }
+  std::vector<KernelDesc> found;
+  for (auto& one : asked) {
+    for (KernelDesc& kernel : one.get()) found.push_back(std::move(kernel));
   }
   return found;
 }

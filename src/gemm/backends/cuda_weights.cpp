@@ -4,6 +4,8 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <memory>
+#include <mutex>
 
 #include "core/checked.h"
 #include "core/cuda/check.h"
@@ -41,6 +43,7 @@ class Staging {
   }
 
   std::int64_t bytes() const { return halves_[0].host.size(); }
+  std::mutex& mutex() { return mutex_; }
   void* stream() const { return stream_.handle(); }
 
   // fill(host) writes at most bytes() and returns how many; use(device) launches what reads them.
@@ -63,10 +66,26 @@ class Staging {
     DeviceBuffer device;
     CudaEvent free;  // what read it is done
   };
+  std::mutex mutex_;
   CudaStream stream_;
   std::array<Half, 2> halves_;
   std::size_t next_ = 0;
 };
+
+std::mutex shared_staging_mutex;
+std::weak_ptr<Staging>& shared_staging() {
+  static std::weak_ptr<Staging> staging;
+  return staging;
+}
+
+// The shared one, where it is held and long enough.
+std::shared_ptr<Staging> staging_of(std::int64_t bytes) {
+  {
+    const std::scoped_lock lock(shared_staging_mutex);
+    if (auto shared = shared_staging().lock(); shared && shared->bytes() >= bytes) return shared;
+  }
+  return std::make_shared<Staging>(bytes);
+}
 
 void copy_parallel(std::byte* to, const void* from, std::int64_t bytes) {
   parallel_for(bytes, std::int64_t{1} << 20, [&](std::int64_t begin, std::int64_t end) {
@@ -224,7 +243,9 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
   weights.ld = ld;
   weights.values = DeviceBuffer(n_padded * ld * element, "weights");
   const std::int64_t row_bytes = stored_values_per_row(desc) * element + stored_code_bytes_per_row(desc);
-  Staging staging(std::max(kChunkBytes, row_bytes + 256));
+  const std::shared_ptr<Staging> held = staging_of(std::max(kChunkBytes, row_bytes + 256));
+  Staging& staging = *held;
+  const std::scoped_lock lock(staging.mutex());
   upload_rows(source, desc, form, staging, weights);
   if (source.scales != nullptr)
     weights.scales =
@@ -250,6 +271,13 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
   }
   staging.finish();
   return weights;
+}
+
+std::shared_ptr<const void> hold_weight_staging() {
+  const std::scoped_lock lock(shared_staging_mutex);
+  std::shared_ptr<Staging> shared = shared_staging().lock();
+  if (!shared) shared_staging() = shared = std::make_shared<Staging>(kChunkBytes);
+  return shared;
 }
 
 std::int64_t cuda_weight_bytes(const GemmDesc& desc, CudaForm form, std::int64_t ld, std::int64_t n_padded) {

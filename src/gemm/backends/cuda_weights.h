@@ -28,8 +28,8 @@ struct CudaWeights : PreparedWeights {
 
   DeviceBuffer
       values;  // [n_padded, ld] elements of the problem's w dtype; zero outside [n, width of the form]
-  DeviceBuffer scales;  // FP32 [n_padded], zero behind n; empty for BF16 weights
-  DeviceBuffer bias;    // FP32 [n_padded], zero behind n; empty without bias
+  DeviceBuffer scales;     // FP32 [n_padded], zero behind n; empty for BF16 weights
+  DeviceBuffer bias;       // FP32 [n_padded], zero behind n; empty without bias
   DeviceBuffer bias_bf16;  // [n_padded], where it is stored so and the form is dense: libraries take no other
   std::int64_t n_padded = 0;
   std::int64_t ld = 0;
@@ -42,6 +42,10 @@ struct CudaWeights : PreparedWeights {
 // Synchronises.
 CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
                            std::int64_t n_padded);
+
+// While somebody holds one of these, uploads share one set of staging memory (two chunks, pinned and on the
+// card) instead of making their own, which takes longer than a small layer. Uploads take turns.
+std::shared_ptr<const void> hold_weight_staging();
 
 // What upload_weights() allocates.
 std::int64_t cuda_weight_bytes(const GemmDesc& desc, CudaForm form, std::int64_t ld, std::int64_t n_padded);

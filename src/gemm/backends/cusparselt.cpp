@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
 
 #include "core/buffer.h"
 #include "core/checked.h"
@@ -201,6 +205,62 @@ class Product {
   std::int64_t workspace_bytes_ = 0;
 };
 
+// Whether the library makes a plan for it: tens of microseconds on the host, nothing runs.
+bool has_plan(const GemmDesc& desc, const Method& method, const std::optional<CusparseLtConfig>& config) {
+  try {
+    const Sizes sizes = sizes_of(desc, method);
+    const Product product(desc, method, sizes, sizes.tiles.rows, config);
+    return true;
+  } catch (const Error&) {
+    return false;  // an id that this problem does not have, or types that the library does not multiply here
+  }
+}
+
+// Settings that the library has for this layer at few or at many tokens, its own first choice in front. Most
+// ids of its range are none, and asking for each at every M takes most of a tuner's time: remembered.
+const std::vector<CusparseLtConfig>& known_configs(const GemmDesc& desc, const Method& method) {
+  using Key = std::tuple<const Method*, std::int64_t, std::int64_t, int, bool, int>;
+  static std::mutex mutex;
+  static std::map<Key, std::vector<CusparseLtConfig>> known;
+  const std::scoped_lock lock(mutex);
+  const auto [found, is_new] = known.try_emplace(
+      Key(&method, desc.n, desc.k, desc.pattern.half_group(), desc.bias, desc.device.index));
+  if (!is_new) return found->second;
+  std::vector<CusparseLtConfig>& configs = found->second;
+  const auto add = [&](const CusparseLtConfig& config) {
+    const auto is_same = [&](const CusparseLtConfig& other) {
+      return other.to_string() == config.to_string();
+    };
+    if (std::none_of(configs.begin(), configs.end(), is_same)) configs.push_back(config);
+  };
+  for (const std::int64_t m : {std::int64_t{16}, std::int64_t{4096}}) {
+    GemmDesc probe = desc;
+    probe.m = m;
+    int preferred = 0, count = 0;
+    try {
+      const Sizes sizes = sizes_of(probe, method);
+      const Product by_default(probe, method, sizes, sizes.tiles.rows, {});
+      preferred = by_default.algorithm_id(probe);
+      count = by_default.algorithm_count(probe);
+    } catch (const Error&) {
+      continue;
+    }
+    if (has_plan(probe, method, CusparseLtConfig{preferred, 1, 0})) add({preferred, 1, 0});
+    for (int alg = 0; alg < count; ++alg) {
+      if (has_plan(probe, method, CusparseLtConfig{alg, 1, 0})) add({alg, 1, 0});
+    }
+    for (int alg = 0; alg < count; ++alg) {
+      for (const int mode : {CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL, CUSPARSELT_SPLIT_K_MODE_TWO_KERNELS}) {
+        for (const int splitk : {2, 4}) {
+          const CusparseLtConfig config{alg, splitk, mode};
+          if (has_plan(probe, method, config)) add(config);
+        }
+      }
+    }
+  }
+  return configs;
+}
+
 // Why the library does not multiply with this method on this card, asked once with a small problem; empty
 // when it does.
 const std::string& refusal(const Method& method) {
@@ -242,6 +302,22 @@ struct CusparseLtState {
   std::unique_ptr<Product> last;  // sizes.tiles.last tokens; null when that is as many
   std::int64_t library_bytes = 0;
 };
+
+// Who asks for a footprint asks for the plan next: the same state serves both.
+std::shared_ptr<const CusparseLtState> state_of(const GemmDesc& desc, const KernelDesc& kernel) {
+  static std::mutex mutex;
+  static std::string last_key;
+  // Until the next one is asked for; never destroyed, because the library may be gone by then.
+  static auto& kept = *new std::shared_ptr<const CusparseLtState>;
+  const std::string key =
+      fmt::format("{} bias={} {} {} {} {} {} {}", desc.to_string(), desc.bias, kernel.name, kernel.config,
+                  desc.ldx, desc.ldout, dtype_name(desc.out), desc.device.index);
+  const std::scoped_lock lock(mutex);
+  if (kept && key == last_key) return kept;
+  kept = std::make_shared<const CusparseLtState>(desc, kernel);
+  last_key = key;
+  return kept;
+}
 
 struct CusparseLtWeights : PreparedWeights {
   std::int64_t allocated_bytes() const override { return compressed.size() + scales.size() + bias.size(); }
@@ -343,36 +419,13 @@ std::vector<KernelDesc> CusparseLtBackend::candidates(const GemmDesc& desc) cons
       continue;
     }
     const Method& method = method_of(kernel);
-    const Sizes sizes = sizes_of(desc, method);
-    // Whether the library makes a plan: 30 us on the host, nothing runs.
-    const auto try_config = [&](const CusparseLtConfig& config) {
-      try {
-        const Product product(desc, method, sizes, sizes.tiles.rows, config);
-      } catch (const Error&) {
-        return;  // an id that this problem does not have
-      }
+    for (const CusparseLtConfig& config : known_configs(desc, method)) {
+      if (config.splitk > 1 && !worth_splitting(desc)) continue;
+      if (!has_plan(desc, method, config)) continue;
       found.push_back(kernel);
       found.back().config = config.to_string();
       // One kernel adds its parts in the order in which they come.
       found.back().reproducible = config.mode != CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL;
-    };
-    int preferred = 0, count = 0;
-    try {
-      const Product by_default(desc, method, sizes, sizes.tiles.rows, {});
-      preferred = by_default.algorithm_id(desc);
-      count = by_default.algorithm_count(desc);
-    } catch (const Error&) {
-      continue;  // types that the library does not multiply on this card
-    }
-    try_config({preferred, 1, 0});
-    for (int alg = 0; alg < count; ++alg) {
-      if (alg != preferred) try_config({alg, 1, 0});
-    }
-    if (!worth_splitting(desc)) continue;
-    for (int alg = 0; alg < count; ++alg) {
-      for (const int mode : {CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL, CUSPARSELT_SPLIT_K_MODE_TWO_KERNELS}) {
-        for (const int splitk : {2, 4}) try_config({alg, splitk, mode});
-      }
     }
   }
   return found;
@@ -390,7 +443,8 @@ Feasibility CusparseLtBackend::feasible(const GemmDesc& desc, const KernelDesc& 
 }
 
 Footprint CusparseLtBackend::footprint(const GemmDesc& desc, const KernelDesc& kernel) const {
-  const CusparseLtState state(desc, kernel);
+  const auto made = state_of(desc, kernel);
+  const CusparseLtState& state = *made;
   Matrix matrix;
   matrix.init_structured(desc, state.sizes);
   const auto compressed = static_cast<std::int64_t>(compressed_sizes(desc, matrix).first);
@@ -436,7 +490,7 @@ std::unique_ptr<PreparedWeights> CusparseLtBackend::prepare_weights(const Weight
 GemmPlan CusparseLtBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) const {
   if (const Feasibility answer = feasible(desc, kernel); !answer.ok)
     fail(ErrorKind::kUnsupported, "{}: {}: {}", desc.to_string(), kernel.name, answer.reason);
-  auto state = std::make_shared<const CusparseLtState>(desc, kernel);
+  auto state = state_of(desc, kernel);
   const std::int64_t bytes = state->workspace_bytes();
   return {desc, kernel, bytes, std::move(state)};
 }
