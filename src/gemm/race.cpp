@@ -14,12 +14,14 @@ struct Lane {
   RaceRow row;
   std::unique_ptr<RaceRunner> runner;  // null: out of the race
   std::vector<double> samples;
+  std::vector<double> rough;
 
   double now() const { return summarise(samples).median; }
   void leave() { runner.reset(); }
   void fail_with(const std::string& why) {
     row.check = why;
     samples.clear();
+    rough.clear();
     leave();
   }
 };
@@ -108,8 +110,13 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     const Lap lap(clock.screening);
     round_of(lanes, track, rules, round, round == 0 ? 0 : rules.window_seconds, 0);
     const bool last = round + 1 == rules.screening;
-    drop_slow(lanes, problems, round == 0 ? rules.first_limit : rules.later_limit,
+    const bool rough = round == 0;
+    drop_slow(lanes, problems, rough ? rules.first_limit : rules.later_limit,
               last ? rules.finalists : rules.first_most, rules.other_finalists);
+    // A rough time has served; who is left is judged by whole windows.
+    for (Lane& lane : lanes) {
+      if (rough && lane.runner) lane.rough.swap(lane.samples);
+    }
   }
   for (Lane& lane : lanes) {
     if (!lane.runner) continue;
@@ -122,7 +129,7 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
   }
   std::vector<RaceRow> rows;
   for (Lane& lane : lanes) {
-    lane.row.seconds = summarise(lane.samples);
+    lane.row.seconds = summarise(lane.samples.empty() ? lane.rough : lane.samples);
     rows.push_back(std::move(lane.row));
   }
   return rows;

@@ -110,7 +110,8 @@ struct TimedKernel {
   std::string how;  // "measured", "by rule: between M=64 and M=128", ...
 };
 
-// The kernels that `usable` accepts, fastest first (ties: by backend, name, config):
+// The kernels that `usable` accepts, fastest first (ties: by backend, name, config); those that were stopped
+// early behind the others, because their times are rough:
 //   M measured:            their times there
 //   between two tuned M:   kernels known at both, linear in M; if there is none, those of the larger M with
 //                          their times there

@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <string_view>
 #include <tuple>
 
 #include "gemm/tuning_cache.h"
@@ -70,15 +71,20 @@ std::vector<TimedKernel> estimate(const TunedPoints& points, std::int64_t m, con
                 usable);
 }
 
+// Figures of kernels that were stopped early are from fewer and shorter windows.
+bool comes_first(const TimedKernel& a, const TimedKernel& b) {
+  return std::tuple(!a.kernel->finalist, a.seconds, std::string_view(a.kernel->backend),
+                    std::string_view(a.kernel->name), std::string_view(a.kernel->config)) <
+         std::tuple(!b.kernel->finalist, b.seconds, std::string_view(b.kernel->backend),
+                    std::string_view(b.kernel->name), std::string_view(b.kernel->config));
+}
+
 }  // namespace
 
 std::vector<TimedKernel> rank_measured(const TunedPoints& points, std::int64_t m,
                                        const std::function<bool(const TunedKernel&)>& usable) {
   std::vector<TimedKernel> found = estimate(points, m, usable);
-  std::stable_sort(found.begin(), found.end(), [](const TimedKernel& a, const TimedKernel& b) {
-    return std::tie(a.seconds, a.kernel->backend, a.kernel->name, a.kernel->config) <
-           std::tie(b.seconds, b.kernel->backend, b.kernel->name, b.kernel->config);
-  });
+  std::stable_sort(found.begin(), found.end(), comes_first);
   return found;
 }
 

@@ -164,6 +164,21 @@ TEST_F(ChooseMeasured, TheFastestMeasuredOneWinsWhateverTheRulesSay) {
   }
 }
 
+TEST_F(ChooseMeasured, WhatWasStoppedEarlyComesLast) {
+  TunedPoint tuned = point(std::vector<double>(kernels().size(), 1e-3));
+  ASSERT_GE(tuned.kernels.size(), 3u);
+  tuned.kernels[0].finalist = false;
+  tuned.kernels[0].seconds.median = 0.5e-3;  // a rough figure
+  put(4, tuned);
+  EXPECT_EQ(choose(desc(4), {}, &cache_).kernel.name, tuned.kernels[1].name);
+  tuned.kernels[1].bad = "wrong";  // nothing else is left but the reference
+  put(4, tuned);
+  const std::vector<std::string> cpu{"cpu"};
+  for (std::size_t i = 2; i < tuned.kernels.size(); ++i) tuned.kernels[i].bad = "wrong";
+  put(4, tuned);
+  EXPECT_EQ(choose(desc(4), cpu, &cache_).kernel.name, tuned.kernels[0].name);
+}
+
 TEST_F(ChooseMeasured, OnlyAmongTheAllowed) {
   std::vector<double> seconds(kernels().size(), 1e-3);
   seconds.back() = 5e-3;
