@@ -169,6 +169,7 @@ TEST_F(ChooseMeasured, WhatWasStoppedEarlyComesLast) {
   ASSERT_GE(tuned.kernels.size(), 3u);
   tuned.kernels[0].finalist = false;
   tuned.kernels[0].seconds.median = 0.5e-3;  // a rough figure
+  tuned.kernels[1].seconds.median = 0.9e-3;
   put(4, tuned);
   EXPECT_EQ(choose(desc(4), {}, &cache_).kernel.name, tuned.kernels[1].name);
   tuned.kernels[1].bad = "wrong";  // nothing else is left but the reference
