@@ -81,7 +81,7 @@ TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& 
 
 // "12 s", "3 min 5 s".
 std::string duration(double seconds) {
-  const auto whole = static_cast<long>(seconds + 0.5);
+  const auto whole = std::lround(seconds);
   return whole < 60 ? fmt::format("{} s", whole) : fmt::format("{} min {} s", whole / 60, whole % 60);
 }
 

@@ -82,7 +82,7 @@ SharedLibrary::SharedLibrary(std::string_view option, const std::vector<std::str
   for (const std::string& folder : nvidia_lib_folders()) {
     for (const std::string& name : names) {
       std::error_code ignored;
-      const std::string file = folder + "/" + name;
+      const std::string file = (fs::path(folder) / name).string();
       if (fs::exists(file, ignored) && open(file)) return;
     }
   }

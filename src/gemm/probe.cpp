@@ -37,6 +37,7 @@ class Child {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) fail(ErrorKind::kIo, "probe: no pipe: {}", std::strerror(errno));
     std::vector<char*> words;
+    words.reserve(command.size() + 1);
     for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
     words.push_back(nullptr);
     pid_ = ::fork();

@@ -21,7 +21,7 @@ struct TuningMachine {
   std::string libraries;  // "cublaslt 130100, cusparselt 800": what the backends of the device use
   std::string program;    // our own version
 
-  auto operator<=>(const TuningMachine&) const = default;
+  auto operator<=>(const TuningMachine&) const = default;  // NOLINT(modernize-use-nullptr): there is no zero
 };
 // The card that is used, or the processor, as they are now.
 TuningMachine tuning_machine(DeviceKind kind);

@@ -86,6 +86,7 @@ class Forms {
     std::stable_sort(order.begin(), order.end(),
                      [](const Form& a, const Form& b) { return a.chosen > b.chosen; });
     std::vector<KeptForm> kept;
+    kept.reserve(order.size());
     for (const Form& form : order) kept.push_back(form.kept);
     return kept;
   }
@@ -160,6 +161,7 @@ std::int64_t bytes_of(std::span<const KeptForm> forms) {
 
 std::vector<std::string> names_of(std::span<const KeptForm> forms) {
   std::vector<std::string> names;
+  names.reserve(forms.size());
   for (const KeptForm& form : forms) names.push_back(form.form);
   return names;
 }

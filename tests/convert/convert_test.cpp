@@ -248,8 +248,7 @@ TEST(Convert, TakesQuantisedSources) {
     EXPECT_EQ(bytes_of(out, name + ".codes"), codes);
     const std::string scale = bytes_of(tensors, name + ".weight_scale");
     std::string want_scale;
-    for (int r = 0; r < 72; ++r)
-      want_scale += per_tensor ? scale : scale.substr(static_cast<std::size_t>(2 * r), 2);
+    for (std::size_t r = 0; r < 72; ++r) want_scale += per_tensor ? scale : scale.substr(2 * r, 2);
     EXPECT_EQ(bytes_of(out, name + ".scale"), want_scale);
     EXPECT_THAT(error_of([&] { convert_model(options_for(space / "in", space / "fp8")); }),
                 HasSubstr("holds I8 codes, which cannot become F8_E4M3"));

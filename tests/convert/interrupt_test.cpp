@@ -59,6 +59,7 @@ class Interrupted : public ::testing::TestWithParam<int> {
       }
       arguments.insert(arguments.begin(), SLIDESPARSE_PROGRAM);
       std::vector<char*> argv;
+      argv.reserve(arguments.size() + 1);
       for (std::string& argument : arguments) argv.push_back(argument.data());
       argv.push_back(nullptr);
       ::execv(SLIDESPARSE_PROGRAM, argv.data());

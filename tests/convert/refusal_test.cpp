@@ -23,7 +23,7 @@ class Refusal : public ::testing::Test {
   // The message; there must be no target afterwards, and the source must be as it was.
   std::string refusal(const ConvertOptions& options) {
     const auto before = snapshot(space_ / "in");
-    const std::string message = error_of([&] { convert_model(options); });
+    std::string message = error_of([&] { convert_model(options); });
     EXPECT_EQ(message.find('\n'), std::string::npos);
     EXPECT_EQ(snapshot(space_ / "in"), before);
     return message;
@@ -33,7 +33,7 @@ class Refusal : public ::testing::Test {
     auto tensors = load_tensors(space_ / "in");
     change(tensors);
     save_model(space_ / "bad", read_file(space_ / "in" / "config.json"), tensors);
-    const std::string message = refusal(options_for(space_ / "bad", space_ / "out"));
+    std::string message = refusal(options_for(space_ / "bad", space_ / "out"));
     EXPECT_FALSE(std::filesystem::exists(space_ / "out"));
     return message;
   }
@@ -90,7 +90,7 @@ TEST_F(Refusal, FullDisk) {
 TEST_F(Refusal, WeightsThatAreNotNumbers) {
   for (const std::uint16_t bits : {0x7fc0, 0xff80}) {
     for (const char* name : {"model.layers.1.mlp.gate_proj"}) {
-      const std::string message = refusal_of([&](auto& tensors) {
+      std::string message = refusal_of([&](auto& tensors) {
         std::memcpy(find_tensor(tensors, std::string(name) + ".weight").bytes.data() + 2 * (40 * 3 + 17),
                     &bits, 2);
       });

@@ -108,6 +108,7 @@ void save_model(const fs::path& path, const std::string& config_json, std::vecto
     return dtype_size(a.dtype) > dtype_size(b.dtype);
   });
   std::vector<TensorEntry> entries;
+  entries.reserve(tensors.size());
   for (const RawTensor& tensor : tensors)
     entries.push_back({tensor.name, tensor.dtype, Shape(tensor.shape), 0, 0});
   std::string text = build_safetensors_header(entries, {{"format", "pt"}});

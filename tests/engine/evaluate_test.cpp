@@ -97,7 +97,7 @@ TEST(Perplexity, RefusesNonsense) {
 class HellaSwagFile : public testing::Test {
  protected:
   std::filesystem::path write(const std::string& content) {
-    const std::filesystem::path path = scratch_.path() / "tasks";
+    std::filesystem::path path = scratch_.path() / "tasks";
     std::ofstream(path) << content;
     return path;
   }

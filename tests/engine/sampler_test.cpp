@@ -58,6 +58,7 @@ TEST(Sampler, SeedDecides) {
   const auto sequence = [&](std::uint64_t seed) {
     Sampler sampler({.temperature = 1.0, .seed = seed});
     std::vector<std::int32_t> tokens;
+    tokens.reserve(20);
     for (int i = 0; i < 20; ++i) tokens.push_back(sampler.sample(logits));
     return tokens;
   };

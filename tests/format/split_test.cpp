@@ -114,8 +114,7 @@ TEST_P(Split, RefusesCrowdedQuads) {
   const SplitShape shape = split_shape(Pattern::parse("4:6"), 192);
   const std::vector<std::int32_t> perm = random_perm(random, shape);
   Bytes dense = random_split_matrix(random, shape, perm, DType::kI8, 4);
-  for (int i = 0; i < 4; ++i)
-    dense[static_cast<std::size_t>(3 * 192 + perm[static_cast<std::size_t>(20 + i)])] = i != 1;
+  for (std::size_t i = 0; i < 4; ++i) dense[3 * 192 + static_cast<std::size_t>(perm[20 + i])] = i != 1;
   const std::string channels = fmt::format("{},{},{},{}", perm[20], perm[21], perm[22], perm[23]);
   EXPECT_THAT(refusal([&] {
                 Bytes values(1024), codes(1024);
@@ -151,7 +150,7 @@ TEST(SplitPerm, RefusesDamage) {
     std::vector<std::int32_t> perm = good;
     change(perm);
     Bytes some(4096);
-    const std::string text = refusal([&] { validate_perm(shape, perm, "x.perm"); });
+    std::string text = refusal([&] { validate_perm(shape, perm, "x.perm"); });
     // Packing and unpacking look before they leap.
     EXPECT_EQ(refusal([&] {
                 split_pack_rows(shape, perm, DType::kI8, some.data(), 1, 200, some.data() + 1024,

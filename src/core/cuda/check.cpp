@@ -6,15 +6,14 @@
 
 namespace slidesparse {
 
-void cuda_check(int status, std::string_view call, std::string_view what, std::source_location place) {
+void cuda_check(int status, std::string_view call, std::string_view what, std::string_view file, int line) {
   if (status == cudaSuccess) return;
   const auto code = static_cast<cudaError_t>(status);
   const bool of_the_card = code == cudaErrorMemoryAllocation || code == cudaErrorNoDevice ||
                            code == cudaErrorInsufficientDriver || code == cudaErrorNoKernelImageForDevice;
-  std::string_view file = place.file_name();
   if (const auto at = file.rfind("src/"); at != std::string_view::npos) file.remove_prefix(at);
   fail(of_the_card ? ErrorKind::kUnsupported : ErrorKind::kInternal, "{}{}{}: {} ({}), {}:{}", call,
-       what.empty() ? "" : " ", what, cudaGetErrorName(code), cudaGetErrorString(code), file, place.line());
+       what.empty() ? "" : " ", what, cudaGetErrorName(code), cudaGetErrorString(code), file, line);
 }
 
 }  // namespace slidesparse

@@ -48,10 +48,9 @@ template <int N>
 constexpr ByteTable spread_table() {
   using Shape = BlockShape<N>;
   ByteTable table;
-  for (int q = 0; q < 8; ++q) {
-    for (int j = 0; j < 8; ++j) {
-      table.bytes[static_cast<std::size_t>(8 * q + j)] =
-          static_cast<std::uint8_t>((q * Shape::kOctCodeBytes / 8 + j) & 63);
+  for (std::size_t q = 0; q < 8; ++q) {
+    for (std::size_t j = 0; j < 8; ++j) {
+      table.bytes[8 * q + j] = static_cast<std::uint8_t>((q * Shape::kOctCodeBytes / 8 + j) & 63);
     }
   }
   return table;
@@ -59,13 +58,12 @@ constexpr ByteTable spread_table() {
 
 // Bit at which field j of qword q begins, fields of `bits` bits.
 template <int N>
-constexpr ByteTable shift_table(int bits) {
+constexpr ByteTable shift_table(std::size_t bits) {
   using Shape = BlockShape<N>;
   ByteTable table;
-  for (int q = 0; q < 8; ++q) {
-    for (int j = 0; j < 8; ++j) {
-      table.bytes[static_cast<std::size_t>(8 * q + j)] =
-          static_cast<std::uint8_t>((q * Shape::kOctCodeBytes % 8 + j * bits) & 63);
+  for (std::size_t q = 0; q < 8; ++q) {
+    for (std::size_t j = 0; j < 8; ++j) {
+      table.bytes[8 * q + j] = static_cast<std::uint8_t>((q * Shape::kOctCodeBytes % 8 + j * bits) & 63);
     }
   }
   return table;
@@ -92,14 +90,13 @@ constexpr WideByteTable wide_mask_table(int byte) {
 
 // 4:6 has ten groups of 4 code bits a block: eight of them in the low qword of a 16-byte lane, two in the
 // high one. Blocks 0, 2, 4 and 6, or those after them.
-constexpr ByteTable spread_46_table(int first_block) {
+constexpr ByteTable spread_46_table(std::size_t first_block) {
   ByteTable table;
-  for (int lane = 0; lane < 4; ++lane) {
-    for (int j = 0; j < 8; ++j) {
-      const int byte = (first_block + 2 * lane) * 5;
-      table.bytes[static_cast<std::size_t>(16 * lane + j)] = static_cast<std::uint8_t>((byte + j) & 63);
-      table.bytes[static_cast<std::size_t>(16 * lane + 8 + j)] =
-          static_cast<std::uint8_t>((byte + 4 + j) & 63);
+  for (std::size_t lane = 0; lane < 4; ++lane) {
+    for (std::size_t j = 0; j < 8; ++j) {
+      const std::size_t byte = (first_block + 2 * lane) * 5;
+      table.bytes[16 * lane + j] = static_cast<std::uint8_t>((byte + j) & 63);
+      table.bytes[16 * lane + 8 + j] = static_cast<std::uint8_t>((byte + 4 + j) & 63);
     }
   }
   return table;
