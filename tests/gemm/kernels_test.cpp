@@ -15,6 +15,7 @@ struct Case {
   DType dtype = DType::kI8;
 };
 
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest looks for this name
 void PrintTo(const Case& c, std::ostream* out) {
   *out << isa_name(c.isa) << "_" << dtype_name(c.dtype);
 }

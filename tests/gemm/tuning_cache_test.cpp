@@ -183,6 +183,7 @@ TEST_F(CacheFile, AMissingFileIsEmptyAndSavingMakesItsFolder) {
 
 TEST_F(CacheFile, WritersAtTheSameTimeLoseNothing) {
   std::vector<std::thread> writers;
+  writers.reserve(4);
   for (int writer = 0; writer < 4; ++writer) {
     writers.emplace_back([&, writer] {
       TuningCache cache(kHere);

@@ -84,6 +84,7 @@ TEST(MappedFileDeathTest, ManyMappingsAreKnown) {
   EXPECT_EXIT(
       {
         std::vector<MappedFile> files;
+        files.reserve(600);
         for (int i = 0; i < 600; ++i) files.emplace_back(dir / "other");
         read_lost_part(dir / "last");
       },

@@ -196,6 +196,7 @@ TEST_F(ModelDirectoryTest, SideFiles) {
 TEST_F(ModelDirectoryTest, OpensAThousandTensorsQuickly) {
   write_text(dir_ / "config.json", "{}");
   std::vector<TestTensor> tensors;
+  tensors.reserve(1000);
   for (int i = 0; i < 1000; ++i) {
     tensors.push_back({"model.layers." + std::to_string(i) + ".mlp.up_proj.weight", DType::kBF16, Shape{2, 2},
                        std::string(8, 'x')});

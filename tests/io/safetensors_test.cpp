@@ -17,7 +17,7 @@ SafetensorsHeader parse(std::string_view json, std::int64_t data_bytes) {
 }
 
 std::string parse_error(std::string_view json, std::int64_t data_bytes) {
-  const std::string message = error_of([&] { parse(json, data_bytes); });
+  std::string message = error_of([&] { parse(json, data_bytes); });
   EXPECT_THAT(message, ::testing::StartsWith("f.safetensors: "));
   return message;
 }

@@ -72,8 +72,9 @@ std::string bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-inline std::string safetensors_text(std::vector<TestTensor> tensors) {
+inline std::string safetensors_text(const std::vector<TestTensor>& tensors) {
   std::vector<TensorEntry> entries;
+  entries.reserve(tensors.size());
   for (const TestTensor& tensor : tensors) entries.push_back({tensor.name, tensor.dtype, tensor.shape});
   sort_for_alignment(entries);
   std::string text = build_safetensors_header(entries, {{"format", "pt"}});

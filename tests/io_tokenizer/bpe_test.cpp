@@ -25,6 +25,7 @@ std::vector<std::int32_t> merge_by_definition(const nlohmann::json& model, const
     symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
   }
   std::vector<std::int32_t> ids;
+  ids.reserve(symbols.size());
   for (const std::string& symbol : symbols) ids.push_back(model["vocab"][symbol].get<std::int32_t>());
   return ids;
 }

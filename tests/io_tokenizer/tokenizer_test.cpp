@@ -130,6 +130,7 @@ TEST(Tokenizer, OneObjectServesManyThreads) {
   const Ids expected = tokenizer.encode(text);
   std::vector<Ids> results(4);
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (Ids& result : results) threads.emplace_back([&] { result = tokenizer.encode(text); });
   for (std::thread& thread : threads) thread.join();
   EXPECT_THAT(results, testing::Each(expected));

@@ -54,8 +54,9 @@ TEST(GemmExpand, PutsEveryValueIntoItsLane) {
     const Pattern pattern = Pattern::of_half_group(n);
     for (int start = 0; start < code_count(pattern); ++start) {
       std::vector<int> codes;
-      for (int g = 0; g < 19 * block_groups(n) / 2 + 1; ++g)
-        codes.push_back((start + g) % code_count(pattern));
+      const int count = 19 * block_groups(n) / 2 + 1;
+      codes.reserve(static_cast<std::size_t>(count));
+      for (int g = 0; g < count; ++g) codes.push_back((start + g) % code_count(pattern));
       const Row row(pattern, codes);
       std::vector<std::uint8_t> expected(static_cast<std::size_t>(row.rows.packed_blocks * kBlockSlots), 0);
       std::size_t value = 0;
@@ -99,6 +100,7 @@ TEST(GemmExpand, WidensEveryE4M3ValueExactly) {
     EXPECT_EQ(std::memcmp(w.data(), x.data(), 512), 0) << isa_name(isa);
     std::vector<std::uint16_t> got(w.as<std::uint16_t>(), w.as<std::uint16_t>() + 256);
     std::vector<std::uint16_t> expected;
+    expected.reserve(values.size());
     for (const std::uint8_t value : values) expected.push_back(float_to_bf16(e4m3_to_float(value)));
     for (auto first = got.begin(), wanted = expected.begin(); first != got.end(); first += 64, wanted += 64) {
       std::sort(first, first + 64);  // a set may shuffle slots within a block

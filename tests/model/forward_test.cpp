@@ -194,6 +194,7 @@ TEST_P(Forms, ChunkedPrefillIsWholePrefill) {
     const Rows whole = test::run_whole(*model, tokens);
     const KvCache cache(model->config(), 30, 4);
     std::vector<std::int32_t> table;
+    table.reserve(25);
     for (std::int32_t i = 0; i < 25; ++i) table.push_back((11 * i + 5) % 30);
     Rows rows;
     for (const auto& [begin, end] :

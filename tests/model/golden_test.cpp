@@ -82,6 +82,7 @@ TEST_P(Golden, DecodingAgreesToo) {
   const Model model = Model::load(test::golden(family));
   const KvCache cache(model.config(), 20, 4);
   std::vector<std::int32_t> table;  // pages in no order
+  table.reserve(20);
   for (std::int32_t i = 0; i < 20; ++i) table.push_back((7 * i + 3) % 20);
   Rows rows;
   for (std::size_t i = 0; i < expected.tokens.size(); ++i) {

@@ -11,6 +11,7 @@ void write_model_directory(const std::filesystem::path& directory, const std::st
   std::filesystem::create_directories(directory);
   std::ofstream(directory / "config.json") << config;
   std::vector<TensorEntry> entries;
+  entries.reserve(tensors.size());
   for (const NewTensor& tensor : tensors) {
     entries.push_back({tensor.name, tensor.dtype, Shape(std::span<const std::int64_t>(tensor.shape)), 0, 0});
   }

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -61,10 +62,10 @@ void expect_same(const std::vector<T>& got, const std::vector<T>& want, std::int
            << " instead of " << +want[i];
   }
   for (std::size_t i = want.size(); i < got.size(); ++i) {
-    T untouched;
-    std::memset(&untouched, 0xff, sizeof(T));
-    ASSERT_EQ(std::memcmp(&got[i], &untouched, sizeof(T)), 0)
-        << what << ": written behind its end, element " << i - want.size();
+    std::array<std::uint8_t, sizeof(T)> bytes, untouched;
+    std::memcpy(bytes.data(), &got[i], sizeof(T));
+    untouched.fill(0xff);
+    ASSERT_EQ(bytes, untouched) << what << ": written behind its end, element " << i - want.size();
   }
 }
 

@@ -34,6 +34,7 @@ std::vector<std::int32_t> random_perm(std::int64_t k, std::uint64_t seed) {
 
 std::vector<std::uint16_t> bf16_of(const std::vector<float>& values) {
   std::vector<std::uint16_t> bits;
+  bits.reserve(values.size());
   for (const float value : values) bits.push_back(float_to_bf16(value));
   return bits;
 }
