@@ -11,6 +11,9 @@ namespace {
 constexpr int kDepth = 4;
 constexpr int kMostThreads = 1024;
 constexpr int kMostStreamRows = 8;  // of a block
+// In vectors: of shorter rows most threads have nothing, and codes as they are put together must fit into a
+// buffer.
+constexpr int kShortest = 32;
 // Elements from which on it pays, measured.
 constexpr std::int64_t kManyNormElements = std::int64_t{5} << 20;
 constexpr std::int64_t kManySiluElements = std::int64_t{3} << 19;
@@ -219,7 +222,7 @@ cudaError_t launch_codes_of(const QuantizePlan& plan, const StreamShape& shape, 
 
 bool can_stream(const QuantizePlan& plan) {
   const QuantizeArgs& a = plan.args;
-  if (a.producer == Producer::kNone || !plan.wide_in) return false;
+  if (a.producer == Producer::kNone || !plan.wide_in || plan.vectors < kShortest) return false;
   const std::int64_t least = a.producer == Producer::kSiluMul ? kManySiluElements : kManyNormElements;
   return a.m * a.k >= least && shape_of(plan).rows > 0;
 }
