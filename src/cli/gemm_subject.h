@@ -22,7 +22,8 @@ struct GemmSubject {
   std::vector<Pattern> patterns;
   std::int64_t layers = 1;  // of the model
 };
-// A directory's shapes have its own weights, those of `layer`. `command` is for messages. Throws kUsage or kInput.
+// A directory's shapes have its own weights, those of `layer`. `command` is for messages. Throws kUsage or
+// kInput.
 GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& options);
 
 // The configuration of a preset; throws kUsage with the list.

@@ -86,8 +86,7 @@ struct Linear::State {
     made->choice = choose(desc, options.backends, options.measured.get());
     const Backend& backend = *made->choice.backend;
     made->plan = backend.plan(desc, made->choice.kernel);
-    std::shared_ptr<const PreparedWeights>& form =
-        forms[backend.weight_form(desc, made->choice.kernel)];
+    std::shared_ptr<const PreparedWeights>& form = forms[backend.weight_form(desc, made->choice.kernel)];
     if (!form) form = backend.prepare_weights(source, desc, made->choice.kernel);
     made->weights = form;
     if (bound.size() >= kMaxPlans) bound.clear();

@@ -12,7 +12,7 @@ namespace slidesparse {
 
 // How the kernels of a model's linears are chosen: the arguments of choose().
 struct LinearOptions {
-  std::vector<std::string> backends;            // empty: automatic
+  std::vector<std::string> backends;              // empty: automatic
   std::shared_ptr<const TuningCache> measured{};  // null: by rule
 };
 
