@@ -63,6 +63,9 @@ const std::vector<const Backend*>& backends();
 // Throws kUsage with the list for an unknown name.
 const Backend& backend_named(std::string_view name);
 
+// Whether a list of backends lets this one take part; an empty list: all but the reference.
+bool is_allowed(std::string_view name, std::span<const std::string> allowed);
+
 class TuningCache;
 
 // A (backend, kernel) pair that can run a problem, and why the others cannot.

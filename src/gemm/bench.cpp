@@ -81,11 +81,7 @@ class Race {
     weights_.push_back(std::make_unique<LayerWeights>(track_weights(shape, desc, options_.seed, copies)));
     if (options_.every_kernel) {
       for (const Backend* backend : backends()) {
-        const bool wanted = options_.backends.empty()
-                                ? backend->name() != "reference"
-                                : std::find(options_.backends.begin(), options_.backends.end(),
-                                            backend->name()) != options_.backends.end();
-        if (!wanted) continue;
+        if (!is_allowed(backend->name(), options_.backends)) continue;
         for (const KernelDesc& kernel : backend->kernels()) {
           if (backend->feasible(desc, kernel).ok) add(*backend, desc, kernel);
         }

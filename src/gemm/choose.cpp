@@ -27,20 +27,12 @@ struct Candidate {
   std::string reason;
 };
 
-bool is_among(std::string_view word, std::span<const std::string> words) {
-  return std::find(words.begin(), words.end(), word) != words.end();
-}
-
-bool is_allowed(std::string_view name, std::span<const std::string> allowed) {
-  return allowed.empty() ? name != "reference" : is_among(name, allowed);
-}
-
 // Whether the kernel, which can run the problem, is allowed to by the forms of the weights that are kept.
 Feasibility is_kept(const Backend& backend, const GemmDesc& desc, const KernelDesc& kernel,
                     std::span<const std::string> forms) {
   if (forms.empty()) return {};
   const std::string form = backend.weight_form(desc, kernel);
-  if (is_among(form, forms)) return {};
+  if (std::find(forms.begin(), forms.end(), form) != forms.end()) return {};
   return Feasibility::no(fmt::format("weights are not kept in its form ({})", form));
 }
 

@@ -180,10 +180,10 @@ std::vector<RaceEntrant> race_entrants(const GemmDesc& desc, std::span<const std
                                        bool sparse_only) {
   std::vector<RaceEntrant> found;
   for (const Backend* backend : backends()) {
-    const bool wanted = allowed.empty()
-                            ? backend->name() != "reference"
-                            : std::find(allowed.begin(), allowed.end(), backend->name()) != allowed.end();
-    if (!wanted || backend->device() != desc.device.kind || !backend->available().ok) continue;
+    if (!is_allowed(backend->name(), allowed) || backend->device() != desc.device.kind ||
+        !backend->available().ok) {
+      continue;
+    }
     const std::vector<KernelDesc> all = backend->kernels();
     if (sparse_only &&
         std::none_of(all.begin(), all.end(), [](const KernelDesc& kernel) { return kernel.sparse; })) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "core/checked.h"
 #include "core/fail.h"
@@ -54,13 +55,6 @@ void clear_tails(const GemmDesc& desc, std::byte* values, const std::uint8_t* co
       ++at;
     }
   }
-}
-
-// Element i of scales or a bias.
-float element(DType dtype, const void* from, std::int64_t i) {
-  if (dtype == DType::kF32) return static_cast<const float*>(from)[i];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(from)[i];
-  return dtype == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
 }
 
 }  // namespace
@@ -116,15 +110,18 @@ LayerWeights LayerWeights::joined(const GemmDesc& desc, std::span<const WeightSo
       std::memcpy(made.codes_.data() + row * code_row, member.codes,
                   static_cast<std::size_t>(member.n * code_row));
     }
-    for (std::int64_t i = 0; i < member.n; ++i) {
-      if (desc.w != DType::kBF16) made.scales_.push_back(element(member.scale_dtype, member.scales, i));
-      if (desc.bias) {
-        const float bias = member.bias == nullptr ? 0.0f : element(member.bias_dtype, member.bias, i);
-        if (desc.bias_dtype == DType::kBF16) {
-          made.bias_.push_back(float_to_bf16(bias));
-        } else {
-          made.wide_bias_.push_back(bias);
-        }
+    if (desc.w != DType::kBF16) {
+      const std::vector<float> scales = to_floats(member.scales, member.scale_dtype, member.n);
+      made.scales_.insert(made.scales_.end(), scales.begin(), scales.end());
+    }
+    if (desc.bias) {
+      const std::vector<float> bias = member.bias == nullptr
+                                          ? std::vector<float>(static_cast<std::size_t>(member.n))
+                                          : to_floats(member.bias, member.bias_dtype, member.n);
+      if (desc.bias_dtype == DType::kBF16) {
+        std::transform(bias.begin(), bias.end(), std::back_inserter(made.bias_), float_to_bf16);
+      } else {
+        made.wide_bias_.insert(made.wide_bias_.end(), bias.begin(), bias.end());
       }
     }
     made.perm_ = member.perm;
@@ -151,9 +148,10 @@ WeightSource LayerWeights::source(std::int64_t copy, std::int64_t row, std::int6
     source.scale_dtype = DType::kF32;
   }
   if (desc_.bias) {
-    source.bias_dtype = desc_.bias_dtype;
-    source.bias = desc_.bias_dtype == DType::kBF16 ? static_cast<const void*>(bias_.data() + row)
-                                                   : static_cast<const void*>(wide_bias_.data() + row);
+    const bool wide = !wide_bias_.empty();
+    source.bias_dtype = wide ? DType::kF32 : DType::kBF16;
+    source.bias = wide ? static_cast<const void*>(wide_bias_.data() + row)
+                       : static_cast<const void*>(bias_.data() + row);
   }
   return source;
 }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/backends/cpu.h"
@@ -49,6 +51,11 @@ const Backend& backend_named(std::string_view name) {
     known += (known.empty() ? "" : ", ") + std::string(backend->name());
   }
   fail(ErrorKind::kUsage, "backend \"{}\" is not known: one of {}", printable(name, 40), known);
+}
+
+bool is_allowed(std::string_view name, std::span<const std::string> allowed) {
+  if (allowed.empty()) return name != "reference";
+  return std::find(allowed.begin(), allowed.end(), name) != allowed.end();
 }
 
 }  // namespace slidesparse

@@ -237,11 +237,10 @@ class Tuner {
     std::size_t added = 0;
     for (const TunedKernel& kernel : known->kernels) {
       if (added == kDenseOnPatterns || !kernel.bad.empty() || kernel.sparse) continue;
-      const bool allowed = options_.backends.empty() ||
-                           std::find(options_.backends.begin(), options_.backends.end(), kernel.backend) !=
-                               options_.backends.end();
       auto again = find_kernel(kernel);
-      if (!allowed || !again || !again->first->feasible(desc, again->second).ok) continue;
+      if (!is_allowed(kernel.backend, options_.backends) || !again ||
+          !again->first->feasible(desc, again->second).ok)
+        continue;
       found.push_back({desc, again->first, std::move(again->second)});
       ++added;
     }

@@ -40,26 +40,27 @@ class Forms {
  public:
   Forms(const GemmDesc& desc, std::span<const std::int64_t> ms, std::span<const std::string> allowed,
         const TuningCache* measured) {
+    std::vector<double> best_seconds;
+    best_seconds.reserve(ms.size());
     for (const std::int64_t m : ms) {
       GemmDesc here = desc;
       here.m = m;
       const Choice best = choose(here, allowed, measured);
-      Form& taken = find(best.backend->weight_form(here, best.kernel));
-      ++taken.chosen;
+      best_seconds.push_back(best.seconds);
+      ++find(best.backend->weight_form(here, best.kernel)).chosen;
       add_others(here, allowed);
     }
-    for (const std::int64_t m : ms) {
+    for (std::size_t i = 0; i < ms.size(); ++i) {
       GemmDesc here = desc;
-      here.m = m;
-      const Choice best = choose(here, allowed, measured);
+      here.m = ms[i];
       for (Form& form : forms_) {
         const auto choice = try_choose(here, allowed, measured, form.kept.form);
         if (!choice) continue;
         ++form.possible;
         form.kept.bytes =
             std::max(form.kept.bytes, choice->backend->footprint(here, choice->kernel).weight_bytes);
-        if (choice->seconds > 0 && best.seconds > 0) {
-          form.slowdown += std::log(choice->seconds / best.seconds);
+        if (choice->seconds > 0 && best_seconds[i] > 0) {
+          form.slowdown += std::log(choice->seconds / best_seconds[i]);
         } else {
           form.timed = false;
         }
@@ -102,10 +103,10 @@ class Forms {
 
   void add_others(const GemmDesc& desc, std::span<const std::string> allowed) {
     for (const Backend* backend : backends()) {
-      const bool wanted = allowed.empty()
-                              ? backend->name() != "reference"
-                              : std::find(allowed.begin(), allowed.end(), backend->name()) != allowed.end();
-      if (!wanted || backend->device() != desc.device.kind || !backend->available().ok) continue;
+      if (!is_allowed(backend->name(), allowed) || backend->device() != desc.device.kind ||
+          !backend->available().ok) {
+        continue;
+      }
       for (const KernelDesc& kernel : backend->kernels()) {
         if (backend->feasible(desc, kernel).ok) find(backend->weight_form(desc, kernel));
       }

@@ -18,6 +18,13 @@ constexpr std::int64_t kLargestInt8K = (std::int64_t{1} << 17) - 1;
 // Also an upper bound for every product of two sizes below, so that none can overflow.
 constexpr std::int64_t kLargestElements = std::int64_t{1} << 56;
 
+bool fits(std::int64_t rows, std::int64_t stride) {
+  const auto elements = checked_mul(rows, stride);
+  return elements && *elements <= kLargestElements;
+}
+
+}  // namespace
+
 std::vector<float> to_floats(const void* data, DType dtype, std::int64_t count) {
   std::vector<float> out(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
@@ -38,13 +45,6 @@ std::vector<float> to_floats(const void* data, DType dtype, std::int64_t count) 
   }
   return out;
 }
-
-bool fits(std::int64_t rows, std::int64_t stride) {
-  const auto elements = checked_mul(rows, stride);
-  return elements && *elements <= kLargestElements;
-}
-
-}  // namespace
 
 Feasibility check_problem(const GemmDesc& desc) {
   if (desc.m < 0 || desc.n < 1 || desc.k < 1) {

@@ -27,6 +27,9 @@ inline std::int64_t row_stride_out(const GemmDesc& desc) {
   return desc.ldout != 0 ? desc.ldout : desc.n;
 }
 
+// `count` elements of F32, F16 or BF16; throws kInternal for other types.
+std::vector<float> to_floats(const void* data, DType dtype, std::int64_t count);
+
 // A source together with its scales and bias in FP32, [n] each (empty where there are none).
 struct CpuWeights : PreparedWeights {
   CpuWeights(const WeightSource& from, const GemmDesc& desc);

@@ -40,8 +40,8 @@ using Launch = cudaError_t (*)(const QuantizePlan&, const QuantizeShape&, cudaSt
 cudaError_t launch_plain(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
 cudaError_t launch_norm(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
 cudaError_t launch_silu(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream);
-// One row on the eight blocks of a cluster, for few long rows; straight or lifted 8-bit codes. can_spread()
-// says whether the card and this row will do.
+// One row on the blocks of a cluster, for few long rows of norm and SiLU; straight or lifted 8-bit codes.
+// can_spread() says whether the card and this row will do.
 bool can_spread(const QuantizePlan& plan);
 cudaError_t launch_spread(const QuantizePlan& plan, cudaStream_t stream);
 // Norm and SiLU of many rows; can_stream() says whether the card and the row will do.

@@ -58,8 +58,7 @@ __global__ void __launch_bounds__(kMostThreads) quantize_spread(const __grid_con
     for (int s = 0; s < kDepth; ++s) {
       v[s] = make_uint4(0, 0, 0, 0);
       if (!inside(s)) continue;
-      v[s] = p.wide_in ? reinterpret_cast<const uint4*>(elements)[first + local(s)]
-                       : load_narrow(elements, first + local(s), a.k);
+      v[s] = load_vector(elements, p, first + local(s));
     }
   };
   const auto store = [&](void* to, const uint4(&v)[kDepth]) {
