@@ -61,7 +61,7 @@ enum class Work { kPack, kUnpack, kValidate, kFindViolation };
 void run(benchmark::State& state, Work work, Pattern pattern, DType dtype, Isa isa) {
   force_isa(isa);
   Matrix matrix(pattern, dtype);
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     switch (work) {
       case Work::kPack:
         matrix.pack();
