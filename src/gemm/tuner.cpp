@@ -54,8 +54,10 @@ constexpr std::string_view kLost = "lost the card: ";
 constexpr std::int64_t kLargeM = 2048;
 constexpr int kCarriedOver = 6;
 constexpr int kCarriedOverOfKernel = 2;
-// Above this M only so many, and one round less to drop more.
+// Above this M only so many, and fewer rounds: one run lasts milliseconds and is its own mean.
 constexpr std::int64_t kHugeM = 8192;
+constexpr int kHugeRounds = 5;
+constexpr int kHugeOtherFinalists = 1;
 constexpr int kCarriedOverHuge = 3;
 constexpr int kCarriedOverHugeOfKernel = 1;
 // Dense kernels measured again on weights with a pattern.
@@ -220,7 +222,11 @@ class Tuner {
 
   RaceRules rules_for(std::int64_t m) const {
     RaceRules rules = options_.rules;
-    if (m > kHugeM) rules.screening = std::min(rules.screening, 2);
+    if (m > kHugeM) {
+      rules.screening = std::min(rules.screening, 2);
+      rules.rounds = std::min(rules.rounds, kHugeRounds);
+      rules.other_finalists = std::min(rules.other_finalists, kHugeOtherFinalists);
+    }
     return rules;
   }
 

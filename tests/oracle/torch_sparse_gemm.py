@@ -12,7 +12,7 @@ import statistics
 
 import torch
 
-from torch_gemm import L2_BYTES, SHAPES, graph_of
+from torch_gemm import L2_BYTES, SHAPES, graph_of, quantised_normals, random_bits
 
 
 def lifted(pattern, k):
@@ -26,19 +26,10 @@ def lifted(pattern, k):
 
 def weights(n, k, dtype):
     """A random 2:4 matrix: two of each four lanes hold random bits."""
-    bits = torch.randint(0, 256, (n, k), dtype=torch.uint8, device="cuda")
-    if dtype == torch.float8_e4m3fn:
-        bits &= 0xBF
+    bits = random_bits(n, k, dtype).view(torch.uint8)
     order = torch.rand(n, k // 4, 4, device="cuda").argsort(-1)
     bits.view(n, k // 4, 4).scatter_(-1, order[..., :2], 0)
     return bits.view(dtype)
-
-
-def inputs(m, k, dtype):
-    x = torch.randn(m, k, device="cuda")
-    largest = 448.0 if dtype == torch.float8_e4m3fn else 127.0
-    x *= largest / x.abs().amax(dim=1, keepdim=True)
-    return x.to(dtype) if dtype == torch.float8_e4m3fn else x.round().to(dtype)
 
 
 def seconds_of(graph, count, start, end):
@@ -53,7 +44,7 @@ def best_time(n, k, m, dtype, seconds):
     w = weights(n, k, dtype)
     copies = max(1, min(24, -(-L2_BYTES // (n * k * 5 // 8 + m * k))))
     packed = [torch._cslt_compress(w) for _ in range(copies)]
-    x = inputs(max(m, 16), k, dtype)
+    x = quantised_normals(max(m, 16), k, dtype)
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     runs = max(4, copies)
     racers = []

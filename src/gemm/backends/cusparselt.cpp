@@ -19,67 +19,23 @@
 #include "gemm/backends/cuda_tiles.h"
 #include "gemm/backends/cuda_weights.h"
 #include "gemm/backends/cusparselt_library.h"
+#include "gemm/backends/cusparselt_product.h"
 #include "kernels/cuda/tail.h"
 
-// D^T[n, m] = W'[n, K'] X'[m, K']^T with W' structured and row-major, X' row-major and transposed, and D^T
-// column-major, which is D[m, n] row-major.
 namespace slidesparse {
 namespace {
 
-constexpr std::int64_t kStructuredStep = 32;  // rows and columns of a structured 8-bit matrix
-constexpr std::int64_t kDenseStep = 16;       // rows and columns of a dense one
-constexpr std::uint32_t kAlignment = 16;      // bytes
-
-struct Method {
-  const char* name;
-  DType w;
-  cudaDataType sums;  // what the library writes for the tail
-  bool alpha_vector;  // it applies the channel scales
-  bool two_roundings;
-};
-
-// KernelDesc::id is the index.
-constexpr std::array<Method, 6> kMethods{{
-    {"cusparselt F8_E4M3 F32+tail", DType::kF8E4M3, CUDA_R_32F, false, false},
-    {"cusparselt F8_E4M3 BF16+tail", DType::kF8E4M3, CUDA_R_16BF, false, true},
-    {"cusparselt F8_E4M3 alpha BF16+tail", DType::kF8E4M3, CUDA_R_16BF, true, true},
-    {"cusparselt I8 I32+tail", DType::kI8, CUDA_R_32I, false, false},
-    {"cusparselt I8 BF16+tail", DType::kI8, CUDA_R_16BF, false, true},
-    {"cusparselt I8 alpha BF16+tail", DType::kI8, CUDA_R_16BF, true, true},
-}};
-
-const Method& method_of(const KernelDesc& kernel) {
-  require(kernel.backend == "cusparselt" && kernel.id >= 0 && kernel.id < static_cast<int>(kMethods.size()),
-          "{} {} is no kernel of cusparselt", kernel.backend, kernel.id);
-  return kMethods[static_cast<std::size_t>(kernel.id)];
-}
-
-cudaDataType operand_type(DType dtype) {
-  return dtype == DType::kI8 ? CUDA_R_8I : CUDA_R_8F_E4M3;
-}
-
-struct Sizes {
-  std::int64_t m_padded = 0;
-  std::int64_t n_padded = 0;
-  std::int64_t k_padded = 0;
-  TokenTiles tiles;
-  std::int64_t sums_bytes = 0;
-};
-
-Sizes sizes_of(const GemmDesc& desc, const Method& method) {
-  Sizes sizes;
-  sizes.m_padded = round_up(desc.m, kDenseStep);
-  sizes.n_padded = round_up(desc.n, kStructuredStep);
-  sizes.k_padded = round_up(desc.pattern.lifted_k(desc.k), kStructuredStep);
-  const auto element = static_cast<std::int64_t>(dtype_size(sums_dtype(method.sums)));
-  sizes.tiles = tiles_for_sums(desc.m, sizes.n_padded * element, 64);
-  sizes.sums_bytes = round_up(round_up(sizes.tiles.rows, kDenseStep) * sizes.n_padded * element, 256);
-  return sizes;
-}
-
-void check(cusparseStatus_t status, std::string_view call, const GemmDesc& desc) {
-  if (status != CUSPARSE_STATUS_SUCCESS) cusparselt_library().check(status, call, desc.to_string());
-}
+using cusparselt::check;
+using cusparselt::has_plan;
+using cusparselt::kAlignment;
+using cusparselt::kDenseStep;
+using cusparselt::kMethods;
+using cusparselt::Matrix;
+using cusparselt::Method;
+using cusparselt::method_of;
+using cusparselt::Product;
+using cusparselt::Sizes;
+using cusparselt::sizes_of;
 
 // Whether parts of K could find idle multiprocessors: two full waves of the library's usual tiles leave none.
 bool worth_splitting(const GemmDesc& desc) {
@@ -88,177 +44,64 @@ bool worth_splitting(const GemmDesc& desc) {
   return ceil_div(desc.n, kTile) * ceil_div(desc.m, kTile) < 2 * std::int64_t{card.multiprocessors};
 }
 
-// A descriptor that is given back with its owner. Neither copied nor moved: plans point at it.
-class Matrix {
- public:
-  Matrix() = default;
-  Matrix(const Matrix&) = delete;
-  Matrix& operator=(const Matrix&) = delete;
-  ~Matrix() {
-    if (made_) cusparselt_library().mat_destroy(&descriptor_);
-  }
-
-  // W', row-major.
-  void init_structured(const GemmDesc& desc, const Sizes& sizes) {
-    check(cusparselt_library().structured_init(
-              cusparselt_handle(), &descriptor_, sizes.n_padded, sizes.k_padded, sizes.k_padded, kAlignment,
-              operand_type(desc.w), CUSPARSE_ORDER_ROW, CUSPARSELT_SPARSITY_50_PERCENT),
-          "cusparseLtStructuredDescriptorInit", desc);
-    made_ = true;
-  }
-
-  void init_dense(const GemmDesc& desc, std::int64_t rows, std::int64_t columns, std::int64_t ld,
-                  cudaDataType type, cusparseOrder_t order) {
-    check(cusparselt_library().dense_init(cusparselt_handle(), &descriptor_, rows, columns, ld, kAlignment,
-                                          type, order),
-          "cusparseLtDenseDescriptorInit", desc);
-    made_ = true;
-  }
-
-  const cusparseLtMatDescriptor_t* get() const { return &descriptor_; }
-
- private:
-  cusparseLtMatDescriptor_t descriptor_{};
-  bool made_ = false;
+// A setting, and at which of the numbers of tokens that were asked for the library has it.
+struct KnownConfig {
+  CusparseLtConfig config;
+  bool few = false;
+  bool many = false;
 };
+constexpr std::int64_t kFewTokens = 16;
+constexpr std::int64_t kManyTokens = 4096;
 
-// The library's plan for `m` tokens (padded here) and everything it points at.
-class Product {
- public:
-  Product(const GemmDesc& desc, const Method& method, const Sizes& sizes, std::int64_t m,
-          const std::optional<CusparseLtConfig>& config) {
-    const CusparseLtLibrary& library = cusparselt_library();
-    const std::int64_t tokens = round_up(m, kDenseStep);
-    w_.init_structured(desc, sizes);
-    x_.init_dense(desc, tokens, sizes.k_padded, sizes.k_padded, operand_type(desc.w), CUSPARSE_ORDER_ROW);
-    d_.init_dense(desc, sizes.n_padded, tokens, sizes.n_padded, method.sums, CUSPARSE_ORDER_COL);
-    check(library.matmul_init(cusparselt_handle(), &operation_, CUSPARSE_OPERATION_NON_TRANSPOSE,
-                              CUSPARSE_OPERATION_TRANSPOSE, w_.get(), x_.get(), d_.get(), d_.get(),
-                              desc.w == DType::kI8 ? CUSPARSE_COMPUTE_32I : CUSPARSE_COMPUTE_32F),
-          "cusparseLtMatmulDescriptorInit", desc);
-    if (method.alpha_vector) {
-      const int on = 1;
-      check(library.matmul_set(cusparselt_handle(), &operation_, CUSPARSELT_MATMUL_ALPHA_VECTOR_SCALING, &on,
-                               sizeof(on)),
-            "cusparseLtMatmulDescSetAttribute", desc);
-    }
-    check(library.alg_init(cusparselt_handle(), &algorithm_, &operation_, CUSPARSELT_MATMUL_ALG_DEFAULT),
-          "cusparseLtMatmulAlgSelectionInit", desc);
-    has_algorithm_ = true;
-    try {
-      if (config) configure(desc, *config);
-      check(library.plan_init(cusparselt_handle(), &plan_, &operation_, &algorithm_),
-            "cusparseLtMatmulPlanInit", desc);
-      has_plan_ = true;
-      std::size_t bytes = 0;
-      check(library.get_workspace(cusparselt_handle(), &plan_, &bytes), "cusparseLtMatmulGetWorkspace", desc);
-      workspace_bytes_ = round_up(static_cast<std::int64_t>(bytes), 256);
-    } catch (...) {
-      destroy();
-      throw;
-    }
-  }
-  Product(const Product&) = delete;
-  Product& operator=(const Product&) = delete;
-  ~Product() { destroy(); }
-
-  const cusparseLtMatmulPlan_t* plan() const { return &plan_; }
-  std::int64_t workspace_bytes() const { return workspace_bytes_; }
-
-  // Of the algorithm in use, and how many ids there are.
-  int algorithm_id(const GemmDesc& desc) const { return attribute(desc, CUSPARSELT_MATMUL_ALG_CONFIG_ID); }
-  int algorithm_count(const GemmDesc& desc) const {
-    return attribute(desc, CUSPARSELT_MATMUL_ALG_CONFIG_MAX_ID);
-  }
-
- private:
-  void configure(const GemmDesc& desc, const CusparseLtConfig& config) {
-    const auto set = [&](cusparseLtMatmulAlgAttribute_t attribute, const auto& value) {
-      check(cusparselt_library().alg_set(cusparselt_handle(), &algorithm_, attribute, &value, sizeof(value)),
-            "cusparseLtMatmulAlgSetAttribute", desc);
-    };
-    set(CUSPARSELT_MATMUL_ALG_CONFIG_ID, config.alg);
-    if (config.splitk == 1) return;
-    set(CUSPARSELT_MATMUL_SPLIT_K, config.splitk);
-    set(CUSPARSELT_MATMUL_SPLIT_K_MODE, static_cast<cusparseLtSplitKMode_t>(config.mode));
-  }
-
-  int attribute(const GemmDesc& desc, cusparseLtMatmulAlgAttribute_t name) const {
-    int value = 0;
-    check(cusparselt_library().alg_get(cusparselt_handle(), &algorithm_, name, &value, sizeof(value)),
-          "cusparseLtMatmulAlgGetAttribute", desc);
-    return value;
-  }
-
-  void destroy() {
-    if (has_plan_) cusparselt_library().plan_destroy(&plan_);
-    if (has_algorithm_) cusparselt_library().alg_destroy(&algorithm_);
-    has_plan_ = has_algorithm_ = false;
-  }
-
-  Matrix w_, x_, d_;
-  cusparseLtMatmulDescriptor_t operation_{};
-  cusparseLtMatmulAlgSelection_t algorithm_{};
-  cusparseLtMatmulPlan_t plan_{};
-  bool has_algorithm_ = false;
-  bool has_plan_ = false;
-  std::int64_t workspace_bytes_ = 0;
-};
-
-// Whether the library makes a plan for it: tens of microseconds on the host, nothing runs.
-bool has_plan(const GemmDesc& desc, const Method& method, const std::optional<CusparseLtConfig>& config) {
-  try {
-    const Sizes sizes = sizes_of(desc, method);
-    const Product product(desc, method, sizes, sizes.tiles.rows, config);
-    return true;
-  } catch (const Error&) {
-    return false;  // an id that this problem does not have, or types that the library does not multiply here
-  }
-}
-
-// Settings that the library has for this layer at few or at many tokens, its own first choice in front. Most
-// ids of its range are none, and asking for each at every M takes most of a tuner's time: remembered.
-const std::vector<CusparseLtConfig>& known_configs(const GemmDesc& desc, const Method& method) {
-  using Key = std::tuple<const Method*, std::int64_t, std::int64_t, int, bool, int>;
+// Settings that the library has for this layer at few or at many tokens. Most ids of its range are none, and
+// asking for each at every M takes most of a tuner's time: remembered.
+const std::vector<KnownConfig>& known_configs(const GemmDesc& desc, const Method& method) {
+  using Key = std::tuple<const Method*, std::int64_t, std::int64_t, int, int>;
   static std::mutex mutex;
-  static std::map<Key, std::vector<CusparseLtConfig>> known;
+  static std::map<Key, std::vector<KnownConfig>> known;
   const std::scoped_lock lock(mutex);
-  const auto [found, is_new] = known.try_emplace(
-      Key(&method, desc.n, desc.k, desc.pattern.half_group(), desc.bias, desc.device.index));
+  const auto [found, is_new] =
+      known.try_emplace(Key(&method, desc.n, desc.k, desc.pattern.half_group(), desc.device.index));
   if (!is_new) return found->second;
-  std::vector<CusparseLtConfig>& configs = found->second;
-  const auto add = [&](const CusparseLtConfig& config) {
-    const auto is_same = [&](const CusparseLtConfig& other) {
-      return other.to_string() == config.to_string();
-    };
-    if (std::none_of(configs.begin(), configs.end(), is_same)) configs.push_back(config);
-  };
-  for (const std::int64_t m : {std::int64_t{16}, std::int64_t{4096}}) {
+  std::vector<KnownConfig>& configs = found->second;
+  const auto ask = [&](std::int64_t m, bool KnownConfig::*there) {
     GemmDesc probe = desc;
     probe.m = m;
-    int preferred = 0, count = 0;
+    int count = 0;
     try {
       const Sizes sizes = sizes_of(probe, method);
-      const Product by_default(probe, method, sizes, sizes.tiles.rows, {});
-      preferred = by_default.algorithm_id(probe);
-      count = by_default.algorithm_count(probe);
+      count = Product(probe, method, sizes, sizes.tiles.rows, {}).algorithm_count(probe);
     } catch (const Error&) {
-      continue;
+      return;
     }
-    if (has_plan(probe, method, CusparseLtConfig{preferred, 1, 0})) add({preferred, 1, 0});
-    for (int alg = 0; alg < count; ++alg) {
-      if (has_plan(probe, method, CusparseLtConfig{alg, 1, 0})) add({alg, 1, 0});
-    }
+    const auto add = [&](const CusparseLtConfig& config) {
+      if (!has_plan(probe, method, config)) return;
+      auto place = std::find_if(configs.begin(), configs.end(),
+                                [&](const KnownConfig& other) { return other.config == config; });
+      if (place == configs.end()) place = configs.insert(configs.end(), KnownConfig{config});
+      (*place).*there = true;
+    };
+    for (int alg = 0; alg < count; ++alg) add({alg, 1, 0});
     for (int alg = 0; alg < count; ++alg) {
       for (const int mode : {CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL, CUSPARSELT_SPLIT_K_MODE_TWO_KERNELS}) {
-        for (const int splitk : {2, 4}) {
-          const CusparseLtConfig config{alg, splitk, mode};
-          if (has_plan(probe, method, config)) add(config);
-        }
+        for (const int splitk : {2, 4}) add({alg, splitk, mode});
       }
     }
-  }
+  };
+  ask(kFewTokens, &KnownConfig::few);
+  ask(kManyTokens, &KnownConfig::many);
   return configs;
+}
+
+// What the library runs when it is not told: nothing when it does not multiply this at all.
+std::optional<CusparseLtConfig> first_choice(const GemmDesc& desc, const Method& method) {
+  try {
+    const Sizes sizes = sizes_of(desc, method);
+    const Product by_default(desc, method, sizes, sizes.tiles.rows, {});
+    return CusparseLtConfig{by_default.algorithm_id(desc), 1, 0};
+  } catch (const Error&) {
+    return {};
+  }
 }
 
 // Why the library does not multiply with this method on this card, asked once with a small problem; empty
@@ -419,13 +262,18 @@ std::vector<KernelDesc> CusparseLtBackend::candidates(const GemmDesc& desc) cons
       continue;
     }
     const Method& method = method_of(kernel);
-    for (const CusparseLtConfig& config : known_configs(desc, method)) {
-      if (config.splitk > 1 && !worth_splitting(desc)) continue;
-      if (!has_plan(desc, method, config)) continue;
+    const std::optional<CusparseLtConfig> first = first_choice(desc, method);
+    const auto add = [&](const CusparseLtConfig& config) {
       found.push_back(kernel);
       found.back().config = config.to_string();
       // One kernel adds its parts in the order in which they come.
       found.back().reproducible = config.mode != CUSPARSELT_SPLIT_K_MODE_ONE_KERNEL;
+    };
+    if (first && has_plan(desc, method, *first)) add(*first);
+    for (const auto& [config, few, many] : known_configs(desc, method)) {
+      if (config == first || (config.splitk > 1 && !worth_splitting(desc))) continue;
+      // What it has for few and for many tokens it has for those between.
+      if ((few && many) || has_plan(desc, method, config)) add(config);
     }
   }
   return found;

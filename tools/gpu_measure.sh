@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The checks and measurements of docs/measurements.md that need a card, a step at a time, each with its wall time.
+#   tools/gpu_measure.sh PACKAGE STEP...
+# PACKAGE: the folder slidesparse-gpu that tools/gpu_package.sh's archive unpacks to. Steps:
+#   tests     every GPU test                       sanitize  compute-sanitizer over the small shapes
+#   quant     bench quant                          dense     dense products beside PyTorch's, same data, same card
+#   sparse    cusparselt beside the bare library   own       bench gemm of a packed directory, each --weights
+#   verify    one model tuned, 72 problems checked against every candidate
+#   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
+# SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 2 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+run=$1/run
+[ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
+shift
+out=${SLIDESPARSE_MEASURE_OUT:-build/gpu-measure}
+mkdir -p "$out"
+models='llama3.2-1b llama3.2-3b qwen2.5-7b qwen2.5-14b'
+patterns=dense,2:4,4:6,6:8,8:10
+cache=$out/tuning.json
+slidesparse() { echo "\$ slidesparse $*"; "$run" slidesparse "$@"; }
+python() { echo "\$ python3 $*"; python3 "$@"; }
+
+step_tests() { "$run" tests; }
+step_sanitize() {
+  local tool
+  for tool in memcheck racecheck initcheck; do
+    "$run" tests --sanitize "$tool" --only 'kernels_cuda_test' \
+      --filter '-*Large*:*OfEveryGate*:*EveryValue*:*EveryExponent*:*EveryMask*'
+  done
+  "$run" tests --sanitize memcheck --only 'gemm_cuda_test' \
+    --filter 'TypesAndPatterns/CusparseLt.*:*CublasLt.*:-*Large*:*HostTime*:*Candidates*:*EveryOffered*'
+}
+step_quant() { slidesparse bench quant --k 3584,5120,18944 --m 1,64,4096,16384 --patterns 6:8 --dtype fp8; }
+step_dense() {
+  python tests/oracle/torch_gemm.py --m 64,256,2048,4096,16384 --seconds 0.2
+  slidesparse --quiet bench gemm --model qwen2.5-7b --dtype fp8 --patterns dense --m 64,256,2048,4096,16384 \
+    --backend cutlass,cublaslt --product-only --min-seconds 0.2
+}
+step_sparse() {
+  python tests/oracle/torch_sparse_gemm.py --m 64,2048,16384
+  slidesparse --quiet bench gemm --model qwen2.5-7b --dtype fp8,int8 --patterns 2:4,6:8 --m 64,2048,16384 \
+    --backend cusparselt --product-only --min-seconds 0.2
+}
+step_own() {
+  local weights model
+  model=$(mktemp -d)
+  slidesparse --quiet random-model llama3.2-1b "$model/dense" --layers 2
+  slidesparse --quiet convert "$model/dense" "$model/packed" --pattern 6:8 --dtype fp8
+  for weights in smallest balanced fastest; do
+    slidesparse --quiet bench gemm "$model/packed" --layer 1 --m 16,1024 --min-seconds 0.1 --weights "$weights"
+  done
+  rm -rf "$model"
+}
+step_verify() {
+  slidesparse --quiet tune --model qwen2.5-7b --dtype fp8,int8 --patterns $patterns --cache "$out/verify.json" --verify 72 \
+    --m 16,32,64,128,256,512,1024,2048,4096,8192,16384
+}
+step_tune() {
+  local model
+  for model in $models; do
+    slidesparse --quiet tune --model "$model" --dtype fp8,int8 --patterns $patterns --cache "$cache" \
+      --m 16,32,64,128,256,512,1024,2048,4096,8192,16384,65536 >"$out/tune-$model.txt" || cat "$out/tune-$model.txt"
+    tail -n 2 "$out/tune-$model.txt"
+  done
+}
+step_choice() {
+  local model
+  for model in $models; do
+    slidesparse --quiet bench gemm --model "$model" --dtype fp8,int8 --patterns $patterns --m 64,333,2048,16384 --cache "$cache" \
+      --min-seconds 0.05 --json "$out/choice-$model.json" | grep -E 'sum|layer|card'
+  done
+}
+
+for step in "$@"; do
+  [ "$(type -t "step_$step")" = function ] || { echo "error: $step: no such step" >&2; exit 2; }
+  echo "==== $step"
+  start=$SECONDS
+  "step_$step" 2>&1
+  echo "==== $step: exit $?, $((SECONDS - start)) s"
+done
