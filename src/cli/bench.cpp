@@ -158,9 +158,9 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   options.seed = command.seed;
   options.m = command.m;
   if (options.m.empty()) options.m = {phase == BenchPhase::kPrefill ? std::int64_t{512} : std::int64_t{1}};
-  ModelOptions model_options;
-  model_options.linear = linear_options(command.linear);
-  const MachineLimits limits = measure_machine_limits();
+  const ModelOptions model_options = slidesparse::model_options(command.linear, options.m);
+  const bool card = model_options.device == DeviceKind::kCuda;
+  const MachineLimits limits = card ? measure_card_limits() : measure_machine_limits();
   std::vector<BenchModelRow> rows;
   const auto measure = [&](const std::vector<BenchSubject>& subjects) {
     for (const BenchSubject& subject : subjects) print_explanation(command.linear, *subject.model, options.m);
@@ -191,7 +191,11 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     }
   }
   if (command.json != "-") {
-    print_limits(limits);
+    if (card) {
+      print_card_limits(limits);
+    } else {
+      print_limits(limits);
+    }
     fmt::print("{}", model_table(rows, limits));
   }
   write_results(command, phase == BenchPhase::kPrefill ? "bench prefill" : "bench decode", limits,

@@ -52,8 +52,7 @@ std::string without_carriage_returns(std::string text) {
 EvalRow evaluate(const std::string& directory, const EvalOptions& options, const std::string& text,
                  const std::vector<HellaSwagTask>& tasks, bool quiet) {
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(directory) / "tokenizer.json");
-  ModelOptions model_options;
-  model_options.linear = linear_options(options.linear);
+  ModelOptions model_options = slidesparse::model_options(options.linear, {options.perplexity.window});
   model_options.validate = true;
   const Model model = Model::load(directory, model_options);
   print_explanation(options.linear, model, std::span(&options.perplexity.window, 1));

@@ -31,19 +31,17 @@ void run_generate(const GenerateCommand& command, bool quiet) {
   if (command.prompt.empty()) fail(ErrorKind::kUsage, "the prompt is empty: give some text to continue");
   const Tokenizer tokenizer =
       Tokenizer::from_file(std::filesystem::path(command.directory) / "tokenizer.json");
-  ModelOptions model_options;
-  model_options.linear = linear_options(command.linear);
-  const Model model = Model::load(command.directory, model_options);
   GenerateOptions options = command.options;
+  const std::vector<std::int32_t> prompt = tokenizer.encode(command.prompt, command.add_special);
+  const auto prompt_length = static_cast<std::int64_t>(prompt.size());
+  const std::vector<std::int64_t> ms{std::clamp<std::int64_t>(prompt_length, 1, options.prefill_chunk), 1};
+  const Model model = Model::load(command.directory, model_options(command.linear, ms));
   if (!command.ignore_end) options.stop_tokens = stop_tokens_of(model.config(), command.directory);
   StreamDecoder decoder(tokenizer, /*skip_special=*/true);
   const auto emit = [](const std::string& text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
-  const std::vector<std::int32_t> prompt = tokenizer.encode(command.prompt, command.add_special);
-  const auto prompt_length = static_cast<std::int64_t>(prompt.size());
-  const std::int64_t ms[] = {std::clamp<std::int64_t>(prompt_length, 1, options.prefill_chunk), 1};
   print_explanation(command.linear, model, ms);
   emit(command.prompt);
   const GenerateResult result = generate(model, prompt, options, [&](std::int32_t token) {

@@ -8,6 +8,7 @@
 #include <set>
 #include <tuple>
 
+#include "cli/gemm_subject.h"
 #include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/text.h"
@@ -18,57 +19,74 @@ namespace slidesparse {
 namespace {
 
 // At the limit, one run would take this many seconds.
-double seconds_at_limit(const Linear& linear, std::int64_t m, DType out, const MachineLimits& limits) {
-  const double ops =
-      2.0 * static_cast<double>(m) * static_cast<double>(linear.n()) * static_cast<double>(linear.k());
-  const double peak = limits.ops_per_second(linear.dtype());
-  return std::max(static_cast<double>(linear.weight_bytes_read(m, out)) / limits.read_bytes_per_second,
+double seconds_at_limit(const LinearUse& use, const MachineLimits& limits) {
+  const double ops = 2.0 * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
+  const double peak = limits.ops_per_second(use.dtype);
+  return std::max(static_cast<double>(use.weight_bytes_read) / limits.read_bytes_per_second,
                   peak > 0 ? ops / peak : 0);
 }
 
 }  // namespace
 
 void add_linear_options(CLI::App& app, LinearCommand& command) {
+  app.add_option("--device", command.device, "cpu or cuda (default: cuda where there is a card)");
   app.add_option("--backend", command.backends, "Backends to use, best first (see info)")->delimiter(',');
   app.add_option("--cache", command.cache,
-                 "File that `tune --device cpu` wrote: kernels are chosen by its times (default: by rule)");
+                 "File that `tune` wrote: kernels are chosen by its times (default: on a card "
+                 "$XDG_CACHE_HOME/slidesparse/tuning.json if it is there, else by rule)");
+  app.add_option("--weights", command.weights,
+                 "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
+      ->capture_default_str();
   app.add_flag("--explain", command.explain,
                "Say on standard error which kernels run, why, and why not others");
 }
 
-LinearOptions linear_options(const LinearCommand& command) {
-  LinearOptions options;
-  options.backends = command.backends;
-  for (const std::string& name : options.backends) backend_named(name);
-  if (command.cache.empty()) return options;
-  if (!std::filesystem::exists(command.cache)) {
-    fail_input("--cache {}: there is no such file; `slidesparse tune --device cpu --cache {}` makes it",
-               printable(command.cache, 200), printable(command.cache, 200));
+ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms) {
+  ModelOptions options;
+  options.device = parse_device_option(command.device);
+  options.weights = parse_weight_policy(command.weights);
+  options.ms = std::move(ms);
+  const bool card = options.device == DeviceKind::kCuda;
+  options.linear.backends = command.backends;
+  for (const std::string& name : command.backends) {
+    if (backend_named(name).device() != options.device && name != "reference") {
+      fail(ErrorKind::kUsage, "--backend {}: does not run on {}", name, card ? "a card" : "the CPU");
+    }
   }
-  options.measured =
-      std::make_shared<TuningCache>(TuningCache::load(command.cache, tuning_machine(DeviceKind::kCpu)));
+  std::string cache = command.cache;
+  if (cache.empty() && card && std::filesystem::exists(default_tuning_cache())) cache = default_tuning_cache();
+  if (cache.empty()) return options;
+  if (!std::filesystem::exists(cache)) {
+    fail_input("--cache {}: there is no such file; `slidesparse tune --device {} --cache {}` makes it",
+               printable(cache, 200), card ? "cuda" : "cpu", printable(cache, 200));
+  }
+  options.linear.measured =
+      std::make_shared<TuningCache>(TuningCache::load(cache, tuning_machine(options.device)));
   return options;
 }
 
 std::string explain_linears(const Model& model, std::span<const std::int64_t> ms) {
   std::optional<MachineLimits> limits;  // measured when there is a time to compare with
   std::string text;
-  const std::vector<const Linear*> linears = model.linears();
   std::set<std::tuple<std::int64_t, std::int64_t, DType, std::string>> seen;
-  for (const Linear* linear : linears) {
-    const auto kind = std::tuple(linear->n(), linear->k(), linear->dtype(), linear->pattern().to_string());
-    if (!seen.insert(kind).second) continue;
-    const DType out = linear == linears.back() ? DType::kF32 : DType::kBF16;
-    for (const std::int64_t m : ms) {
-      const Choice choice = linear->choice(m, out);
-      text += fmt::format("{} and its like: {} {} N={} K={} M={}: {}{}\n", linear->name(),
-                          dtype_word(linear->dtype()), linear->pattern().to_string(), linear->n(),
-                          linear->k(), m, choice.kernel.name, choice.kernel.sparse ? "" : ", DENSE");
+  std::vector<std::vector<LinearUse>> uses;  // by M
+  for (const std::int64_t m : ms) uses.push_back(model.linears_at(m, m));
+  for (std::size_t i = 0; i < uses.front().size(); ++i) {
+    const LinearUse& linear = uses.front()[i];
+    if (!seen.insert({linear.n, linear.k, linear.dtype, linear.pattern.to_string()}).second) continue;
+    for (const std::vector<LinearUse>& at_m : uses) {
+      const LinearUse& use = at_m[i];
+      const Choice& choice = use.choice;
+      text += fmt::format("{} and its like: {} {} N={} K={} M={}: {}{}\n", use.name, dtype_word(use.dtype),
+                          use.pattern.to_string(), use.n, use.k, use.m, choice.kernel.name,
+                          choice.kernel.sparse ? "" : ", DENSE");
       text += fmt::format("  chosen: {}\n", choice.reason);
       if (choice.seconds > 0) {
-        if (!limits) limits = measure_machine_limits();
+        if (!limits) {
+          limits = model.device().kind == DeviceKind::kCuda ? measure_card_limits() : measure_machine_limits();
+        }
         text += fmt::format("  {:.1f} us, {:.0f} % of the limit\n", 1e6 * choice.seconds,
-                            100 * seconds_at_limit(*linear, m, out, *limits) / choice.seconds);
+                            100 * seconds_at_limit(use, *limits) / choice.seconds);
       }
       if (!choice.runner_up.empty())
         text += fmt::format("  runner-up: {}, {:.1f} us\n", choice.runner_up, 1e6 * choice.runner_up_seconds);

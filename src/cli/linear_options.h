@@ -10,17 +10,21 @@
 
 namespace slidesparse {
 
-// How commands that run a model choose the kernels of its linears, and whether they say why.
+// Where commands run a model, how they choose the kernels of its linears, and whether they say why.
 struct LinearCommand {
+  std::string device;  // "cpu", "cuda", or empty: cuda where there is a card
   std::vector<std::string> backends;
-  std::string cache;  // file that `tune --device cpu` wrote; empty: kernels are chosen by rule
+  // File that `tune` wrote. Empty: on a card the default one if it is there, on the CPU none (kernels are
+  // chosen by rule, so that figures repeat).
+  std::string cache;
+  std::string weights = "fastest";
   bool explain = false;
 };
 
-// --backend, --cache and --explain.
+// --device, --backend, --cache, --weights and --explain.
 void add_linear_options(CLI::App& app, LinearCommand& command);
-// Throws kUsage and kInput for a backend or file that is none.
-LinearOptions linear_options(const LinearCommand& command);
+// For steps of `ms` tokens. Throws kUsage and kInput for a device, backend, file or policy that is none.
+ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms);
 
 // For each kind of linear (equal shape, dtype and pattern) and M: the kernel, why, measured time and share of
 // this machine's limit where there is one, the runner-up, why not the others.

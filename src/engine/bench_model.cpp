@@ -27,7 +27,7 @@ class Workload {
         sequences_(prefill_ ? ceil_div(m, kLongestPrompt) : m),
         longest_(prefill_ ? std::min(m, kLongestPrompt) : options.prompt + options.steps),
         blocks_(ceil_div(longest_, kPageSize)),
-        cache_(subject.model->config(), sequences_ * blocks_, kPageSize),
+        cache_(subject.model->config(), sequences_ * blocks_, kPageSize, subject.model->device()),
         step_(blocks_) {
     context_.arena = &arena_;
     for (std::int64_t s = 0; s < sequences_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
@@ -119,20 +119,15 @@ class Workload {
   }
 
   void count_linears(BenchModelRow& row) const {
-    const std::vector<const Linear*> linears = subject_.model->linears();
     double sparse_flops = 0;
-    for (const Linear* linear : linears) {
-      const bool head = linear == linears.back();
-      const std::int64_t rows = head ? sequences_ : m_;  // the head runs for wanted rows only
-      const DType out = head ? DType::kF32 : DType::kBF16;
-      const Choice choice = linear->choice(rows, out);
-      const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(linear->n()) *
-                           static_cast<double>(linear->k());
-      row.linears.push_back(
-          {linear->name(), linear->n(), linear->k(), choice.kernel.name, choice.kernel.sparse});
-      row.weight_bytes += linear->weight_bytes_read(rows, out);
+    // The head runs for wanted rows only.
+    for (const LinearUse& use : subject_.model->linears_at(m_, sequences_)) {
+      const double flops =
+          2.0 * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
+      row.linears.push_back({use.name, use.n, use.k, use.choice.kernel.name, use.choice.kernel.sparse});
+      row.weight_bytes += use.weight_bytes_read;
       row.linear_flops += flops;
-      if (choice.kernel.sparse) sparse_flops += flops;
+      if (use.choice.kernel.sparse) sparse_flops += flops;
     }
     row.sparse_share = row.linear_flops > 0 ? sparse_flops / row.linear_flops : 0;
   }

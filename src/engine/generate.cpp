@@ -21,7 +21,7 @@ class SequenceRun {
   SequenceRun(const Model& model, std::int64_t longest)
       : model_(model),
         pages_(ceil_div(longest, kPageSize)),
-        cache_(model.config(), pages_, kPageSize),
+        cache_(model.config(), pages_, kPageSize, model.device()),
         table_(consecutive_pages(0, pages_)),
         step_(pages_),
         logits_(static_cast<std::size_t>(model.config().vocab) * sizeof(float)) {

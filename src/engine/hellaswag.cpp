@@ -71,7 +71,8 @@ class TaskScorer {
         longest = std::max(longest, static_cast<std::int64_t>(task.context.size() + ending.size()));
       }
     }
-    if (!cache_ || cache_->pages() < pages) cache_.emplace(model_.config(), std::max(pages, kGroupTokens), 1);
+    if (!cache_ || cache_->pages() < pages)
+      cache_.emplace(model_.config(), std::max(pages, kGroupTokens), 1, model_.device());
     scores_.assign(tasks.size(), {});
     StepBuilder step(longest);
     run_contexts(tasks, step);

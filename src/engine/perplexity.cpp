@@ -25,7 +25,7 @@ class WindowScorer {
         window_(window),
         per_step_(std::max<std::int64_t>(1, kStepTokens / window)),
         blocks_(ceil_div(window, kPageSize)),
-        cache_(model.config(), per_step_ * blocks_, kPageSize),
+        cache_(model.config(), per_step_ * blocks_, kPageSize, model.device()),
         step_(blocks_) {
     context_.arena = &arena_;
   }

@@ -3,6 +3,7 @@
 #include "core/buffer.h"
 #include "core/checked.h"
 #include "core/fail.h"
+#include "model/card_model.h"
 #include "model/model.h"
 
 namespace slidesparse {
@@ -16,24 +17,29 @@ std::int64_t KvCache::bytes_per_page(const ModelConfig& config, std::int64_t pag
 }
 
 KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device)
-    : pages_(pages), page_size_(page_size) {
-  if (device.kind != DeviceKind::kCpu) fail(ErrorKind::kUnsupported, "KV cache: only the CPU is implemented");
+    : pages_(pages), page_size_(page_size), device_(device) {
   if (pages < 1 || page_size < 1)
     fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens", pages, page_size);
   const std::optional<std::int64_t> bytes = checked_mul(pages, bytes_per_page(config, page_size));
   if (!bytes || pages > INT32_MAX) {
     fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens are too many", pages, page_size);
   }
-  auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(*bytes));
+  void* data = nullptr;
+  if (device.kind == DeviceKind::kCuda) {
+    storage_ = make_card_memory(*bytes, "KV cache", &data);
+  } else {
+    auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(*bytes));
+    data = buffer->data();
+    storage_ = std::move(buffer);
+  }
   const Shape shape{pages, page_size, config.kv_heads, config.head_dim};
   const std::int64_t half = 2 * shape.count();
   for (std::int64_t i = 0; i < config.layers; ++i) {
-    std::byte* layer = buffer->data() + 2 * i * half;
+    std::byte* layer = static_cast<std::byte*>(data) + 2 * i * half;
     layers_.push_back(
         {TensorView::contiguous(static_cast<void*>(layer), DType::kBF16, shape, device),
          TensorView::contiguous(static_cast<void*>(layer + half), DType::kBF16, shape, device)});
   }
-  storage_ = std::move(buffer);
 }
 
 KvPages KvCache::layer(std::int64_t index) const {

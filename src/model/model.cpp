@@ -9,15 +9,20 @@
 #include "core/fail.h"
 #include "core/log.h"
 #include "io/json.h"
+#include "model/card_model.h"
 #include "model/decoder.h"
 #include "model/weight_reader.h"
 
 namespace slidesparse {
 
+// Either the CPU's weights, which are views of what the reader holds, or a card's.
 struct Model::State {
   std::unique_ptr<WeightReader> reader;
   DecoderWeights weights;
   ModelSummary summary;
+  std::unique_ptr<CardModel> card;
+
+  State(const ModelConfig& config, std::unique_ptr<WeightReader> source, const ModelOptions& options);
 };
 
 namespace {
@@ -47,6 +52,19 @@ ModelSummary summarise_weights(const DecoderWeights& weights) {
 
 }  // namespace
 
+Model::State::State(const ModelConfig& config, std::unique_ptr<WeightReader> source, const ModelOptions& options)
+    : reader(std::move(source)) {
+  if (options.device == DeviceKind::kCuda) {
+    card = make_card_model(config, *reader, options);
+    summary = card->summary();
+    weights.config = config;
+    reader.reset();
+    return;
+  }
+  weights = read_decoder(config, *reader, options.linear);
+  summary = summarise_weights(weights);
+}
+
 Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
@@ -59,20 +77,12 @@ Model Model::load(const std::filesystem::path& directory, const ModelOptions& op
     spdlog::warn("{}: keys that are not known and were ignored: {}", file.string(),
                  fmt::join(config.unknown_keys, ", "));
   }
-  auto state = std::make_unique<State>();
-  state->reader = open_weights(directory, config, options.validate);
-  state->weights = read_decoder(config, *state->reader, options.linear);
-  state->summary = summarise_weights(state->weights);
-  return Model(std::move(state));
+  return Model(std::make_unique<State>(config, open_weights(directory, config, options.validate), options));
 }
 
 Model Model::random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
                     const ModelOptions& options) {
-  auto state = std::make_unique<State>();
-  state->reader = random_weights(config, dtype, pattern, head, seed);
-  state->weights = read_decoder(config, *state->reader, options.linear);
-  state->summary = summarise_weights(state->weights);
-  return Model(std::move(state));
+  return Model(std::make_unique<State>(config, random_weights(config, dtype, pattern, head, seed), options));
 }
 
 const ModelConfig& Model::config() const {
@@ -82,10 +92,24 @@ ModelSummary Model::summary() const {
   return state_->summary;
 }
 
-std::vector<const Linear*> Model::linears() const {
-  std::vector<const Linear*> all;
-  for (const Linear& linear : state_->weights.linears) all.push_back(&linear);
-  return all;
+std::vector<LinearUse> Model::linears_at(std::int64_t m, std::int64_t wanted) const {
+  if (state_->card) return state_->card->linears_at(m, wanted);
+  std::vector<LinearUse> uses;
+  for (const Linear& linear : state_->weights.linears) {
+    const bool head = &linear == &state_->weights.linears.back();
+    const std::int64_t rows = head ? wanted : m;
+    const DType out = head ? DType::kF32 : DType::kBF16;
+    uses.push_back({linear.name(), rows, linear.n(), linear.k(), linear.dtype(), out, linear.pattern(),
+                    linear.choice(rows, out), linear.weight_bytes_read(rows, out)});
+  }
+  return uses;
+}
+
+Device Model::device() const {
+  return {state_->card ? DeviceKind::kCuda : DeviceKind::kCpu, 0};
+}
+const CudaDecoder* Model::cuda_decoder() const {
+  return state_->card ? &state_->card->decoder() : nullptr;
 }
 
 std::int64_t Model::workspace_bytes(std::int64_t tokens, std::int64_t sequences) const {
@@ -122,12 +146,22 @@ void Model::forward(const Context& context, const Batch& batch, const KvCache& c
               logits.dim(1) == config().vocab,
           "forward: {} wanted rows, vocabulary {}, logits {}", wanted, config().vocab,
           logits.shape.to_string());
+  if (state_->card) {
+    check_step(config(), batch, cache);
+    state_->card->forward(batch, cache, logits);
+    return;
+  }
   prepare_step(context, state_->weights, batch, cache);
   run_decoder(context, state_->weights, batch, cache, &logits, {});
 }
 
 void Model::forward_blocks(const Context& context, const Batch& batch, const KvCache& cache,
                            const std::function<void(std::int64_t, const TensorView&)>& consume) const {
+  if (state_->card) {
+    check_step(config(), batch, cache);
+    state_->card->forward_blocks(batch, cache, consume);
+    return;
+  }
   prepare_step(context, state_->weights, batch, cache);
   run_decoder(context, state_->weights, batch, cache, nullptr, consume);
 }

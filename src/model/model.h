@@ -10,11 +10,14 @@
 
 #include "core/device.h"
 #include "core/tensor.h"
+#include "gemm/weight_forms.h"
 #include "model/config.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 
 namespace slidesparse {
+
+class CudaDecoder;
 
 // Where the keys and values of running sequences live: pages of `page_size` tokens for every layer. One
 // sequence is a batch of one.
@@ -23,6 +26,7 @@ class KvCache {
   KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device = {});
   std::int64_t pages() const { return pages_; }
   std::int64_t page_size() const { return page_size_; }
+  Device device() const { return device_; }
   KvPages layer(std::int64_t index) const;
   static std::int64_t bytes_per_page(const ModelConfig& config, std::int64_t page_size);
 
@@ -31,6 +35,7 @@ class KvCache {
   std::vector<KvPages> layers_;
   std::int64_t pages_ = 0;
   std::int64_t page_size_ = 0;
+  Device device_;
 };
 
 // One step of a ragged batch (design of the engine: many sequences, each with any number of new tokens).
@@ -47,6 +52,26 @@ struct Batch {
 struct ModelOptions {
   LinearOptions linear;
   bool validate = false;  // touch and check every byte of packed weights before the first use
+
+  DeviceKind device = DeviceKind::kCpu;
+  // On a card: which forms of the weights stay there, decided by the times at these numbers of tokens.
+  WeightPolicy weights = WeightPolicy::kFastest;
+  std::vector<std::int64_t> ms{1, 16, 64, 256, 1024, 4096};
+  // Called while weights go to a card: linears done, and how many there are.
+  std::function<void(std::int64_t done, std::int64_t total)> progress;
+};
+
+// What one (on a card: fused) linear runs on at some number of tokens.
+struct LinearUse {
+  std::string name;
+  std::int64_t m = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  DType dtype = DType::kI8;
+  DType out = DType::kBF16;
+  Pattern pattern;
+  Choice choice;
+  std::int64_t weight_bytes_read = 0;  // by one run
 };
 
 struct ModelSummary {
@@ -73,7 +98,8 @@ class Model {
 
   const ModelConfig& config() const;
   ModelSummary summary() const;
-  // logits F32 [wanted_rows, vocab]. Throws kInput for token ids outside the vocabulary, positions beyond the
+  // logits F32 [wanted_rows, vocab]. A model on a card brings its own stream and memory, and needs a cache
+  // there; logits may be on either side. Throws kInput for token ids outside the vocabulary, positions beyond the
   // pages or beyond max_position.
   void forward(const Context& context, const Batch& batch, const KvCache& cache,
                const TensorView& logits) const;
@@ -81,10 +107,13 @@ class Model {
   // vocab]) instead of keeping them all: what `eval` needs (2048 x 151936 floats are 1.2 GB).
   void forward_blocks(const Context& context, const Batch& batch, const KvCache& cache,
                       const std::function<void(std::int64_t first, const TensorView& logits)>& consume) const;
-  // Arena bytes that a step of `tokens` tokens takes.
+  // Arena bytes that a step of `tokens` tokens takes on the CPU.
   std::int64_t workspace_bytes(std::int64_t tokens, std::int64_t sequences) const;
-  // All linears with their names (head last), for bench and --explain.
-  std::vector<const Linear*> linears() const;
+  // What all linears (head last) run on in a step of m tokens of which `wanted` rows go through the head.
+  std::vector<LinearUse> linears_at(std::int64_t m, std::int64_t wanted) const;
+  Device device() const;
+  // Of a model on a card, for who drives it step by step; null on the CPU.
+  const CudaDecoder* cuda_decoder() const;
 
  private:
   struct State;

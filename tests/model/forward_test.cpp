@@ -371,8 +371,8 @@ TEST(Random, IsDeterministicAndRunsInEveryForm) {
   const Model packed = Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kI8, 1);
   EXPECT_EQ(packed.summary().pattern, "6:8");
   EXPECT_EQ(packed.summary().head_bytes, 128 * (48 + 2));
-  EXPECT_EQ(packed.linears().size(), 2u * 7u + 1u);
-  EXPECT_EQ(packed.linears().back()->name(), "lm_head");
+  EXPECT_EQ(packed.linears_at(1, 1).size(), 2u * 7u + 1u);
+  EXPECT_EQ(packed.linears_at(1, 1).back().name, "lm_head");
   EXPECT_EQ(Model::random(config, DType::kI8, Pattern(), DType::kBF16, 1).summary().head_bytes, 0);
   EXPECT_THROW(Model::random(config, DType::kI8, Pattern(), DType::kF8E4M3, 1), Error);
 }

@@ -1,0 +1,415 @@
+#include "model/cuda_decoder.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <set>
+#include <tuple>
+
+#include "core/buffer.h"
+#include "core/checked.h"
+#include "core/cuda/check.h"
+#include "core/cuda/stream.h"
+#include "core/dtype_words.h"
+#include "core/fail.h"
+#include "gemm/backends/cuda_weights.h"
+#include "gemm/layer_weights.h"
+#include "kernels/cuda/gather.h"
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/qkv.h"
+#include "model/rotary_frequencies.h"
+#include "ops/elementwise.h"
+
+namespace slidesparse {
+namespace {
+
+enum Fused : int { kQkv, kOutput, kGateUp, kDown };
+constexpr std::int64_t kPart = 256;  // what arenas round up to on a card
+
+std::int64_t part(std::int64_t bytes) {
+  return round_up(bytes, kPart);
+}
+
+DeviceBuffer upload(const TensorView& view, const char* name) {
+  DeviceBuffer buffer(view.byte_size(), name);
+  const CudaStream stream;
+  copy_to_device(buffer.data(), view.data, view.byte_size(), stream.handle());
+  stream.synchronize();
+  return buffer;
+}
+
+// Cosines and sines of every position: the CPU's own, so that both rotate by the same numbers.
+DeviceBuffer upload_angles(const ModelConfig& config) {
+  const std::vector<float> frequencies = rotary_frequencies(config.rope, config.head_dim);
+  const std::int64_t positions = config.max_position;
+  Buffer table(static_cast<std::size_t>(positions * config.head_dim * 4));
+  std::vector<std::int32_t> all(static_cast<std::size_t>(positions));
+  for (std::int64_t i = 0; i < positions; ++i) all[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+  const TensorView view = TensorView::contiguous(static_cast<void*>(table.data()), DType::kF32,
+                                                 {positions, config.head_dim});
+  rotary_table({}, all, frequencies, view);
+  return upload(view, "rotary table");
+}
+
+GemmDesc describe(std::span<const WeightSource> members, DType out) {
+  const WeightSource& first = members.front();
+  GemmDesc desc;
+  desc.k = first.k;
+  desc.x = desc.w = first.dtype;
+  desc.out = out;
+  desc.pattern = first.pattern;
+  desc.layout = first.layout;
+  desc.bias_dtype = DType::kBF16;
+  desc.device = {DeviceKind::kCuda, 0};
+  for (const WeightSource& member : members) {
+    desc.n += member.n;
+    if (member.bias == nullptr) continue;
+    desc.bias = true;
+    if (member.bias_dtype != DType::kBF16) desc.bias_dtype = DType::kF32;
+  }
+  return desc;
+}
+
+std::int64_t stored_bytes(const WeightSource& source) {
+  const auto size = static_cast<std::int64_t>(dtype_size(source.dtype));
+  std::int64_t row = source.pattern.values_per_row(source.k) * size + source.pattern.code_bytes_per_row(source.k);
+  if (source.scales != nullptr) row += static_cast<std::int64_t>(dtype_size(source.scale_dtype));
+  if (source.bias != nullptr) row += static_cast<std::int64_t>(dtype_size(source.bias_dtype));
+  return source.n * row;
+}
+
+// Makes fused linears; those of one shape share their kernels.
+class LinearMaker {
+ public:
+  explicit LinearMaker(const CudaLinearOptions& options) : options_(options) {}
+
+  CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out) {
+    for (const WeightSource& member : members) {
+      const WeightSource& first = members.front();
+      if (member.dtype == first.dtype && member.pattern == first.pattern && member.layout == first.layout) continue;
+      fail(ErrorKind::kUnsupported,
+           "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype and pattern "
+           "(run it with --device cpu)",
+           name, dtype_word(first.dtype), first.pattern.to_string(), dtype_word(member.dtype),
+           member.pattern.to_string());
+    }
+    const GemmDesc desc = describe(members, out);
+    auto& kernels = kernels_[desc.to_string() + (desc.bias ? dtype_name(desc.bias_dtype) : "") +
+                             std::string(dtype_name(out))];
+    if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
+    if (members.size() == 1) return {name, kernels, members.front()};
+    const LayerWeights joined = LayerWeights::joined(desc, members);
+    return {name, kernels, joined.source(0, 0, desc.n)};
+  }
+
+ private:
+  const CudaLinearOptions& options_;
+  std::map<std::string, std::shared_ptr<const CudaLinearKernels>> kernels_;
+};
+
+}  // namespace
+
+CudaStep CudaStepBuffers::upload(const Batch& batch, std::int64_t page_size, void* stream) {
+  const auto tokens = static_cast<std::int64_t>(batch.tokens.size());
+  const auto sequences = static_cast<std::int64_t>(batch.context_lengths.size());
+  const std::array<std::int64_t, 7> counts{
+      tokens,    tokens, tokens, sequences + 1, sequences, static_cast<std::int64_t>(batch.block_tables.size()),
+      static_cast<std::int64_t>(batch.wanted_rows.size())};
+  std::array<std::int64_t, 8> at{};
+  for (std::size_t i = 0; i < counts.size(); ++i) at[i + 1] = at[i] + part(4 * counts[i]);
+  const std::int64_t bytes = at.back();
+  if (host_.size() < bytes) {
+    const std::int64_t roomy = bytes + bytes / 2;
+    host_ = PinnedBuffer(roomy);
+    device_ = DeviceBuffer();
+    device_ = DeviceBuffer(roomy, "step indices");
+  }
+  const auto host = [&](std::size_t i) { return reinterpret_cast<std::int32_t*>(host_.data() + at[i]); };
+  std::copy(batch.tokens.begin(), batch.tokens.end(), host(0));
+  std::copy(batch.positions.begin(), batch.positions.end(), host(1));
+  std::copy(batch.cu_seqlens.begin(), batch.cu_seqlens.end(), host(3));
+  std::copy(batch.context_lengths.begin(), batch.context_lengths.end(), host(4));
+  std::copy(batch.block_tables.begin(), batch.block_tables.end(), host(5));
+  std::copy(batch.wanted_rows.begin(), batch.wanted_rows.end(), host(6));
+  CudaStep step;
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    const auto i = static_cast<std::size_t>(s);
+    const std::int32_t begin = batch.cu_seqlens[i], end = batch.cu_seqlens[i + 1];
+    step.longest_query = std::max<std::int64_t>(step.longest_query, end - begin);
+    step.longest_context = std::max<std::int64_t>(step.longest_context, batch.context_lengths[i]);
+    for (std::int32_t t = begin; t < end; ++t) {
+      const std::int64_t position = batch.positions[static_cast<std::size_t>(t)];
+      const std::int64_t page =
+          batch.block_tables[static_cast<std::size_t>(s * batch.max_blocks + position / page_size)];
+      host(2)[t] = static_cast<std::int32_t>(page * page_size + position % page_size);
+    }
+  }
+  copy_to_device(device_.data(), host_.data(), bytes, stream);
+  const auto device = [&](std::size_t i) {
+    return reinterpret_cast<const std::int32_t*>(device_.data() + at[i]);
+  };
+  step.tokens = tokens;
+  step.sequences = sequences;
+  step.wanted = counts[6];
+  step.max_blocks = batch.max_blocks;
+  step.token_ids = device(0);
+  step.positions = device(1);
+  step.slots = device(2);
+  step.cu_seqlens = device(3);
+  step.contexts = device(4);
+  step.block_tables = device(5);
+  step.wanted_rows = device(6);
+  return step;
+}
+
+CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const CudaLinearOptions& options,
+                         const std::function<void(std::int64_t, std::int64_t)>& progress)
+    : config_(config) {
+  const auto staging = hold_weight_staging();
+  const WeightTable table = weight_table(config);
+  const TensorView embedding = reader.plain({table.embedding, {config.vocab, config.hidden}});
+  summary_.embedding_bytes = embedding.byte_size();
+  // In the order of the CPU's decoder: random weights depend on it.
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    const std::string layer = fmt::format("model.layers.{}.", i);
+    const auto norm = [&](const char* name, std::int64_t width) {
+      const TensorView view = reader.plain({layer + name, {width}});
+      summary_.other_bytes += view.byte_size();
+      return upload(view, "norms");
+    };
+    Norms& norms = norms_.emplace_back();
+    norms.input = norm("input_layernorm.weight", config.hidden);
+    norms.post_attention = norm("post_attention_layernorm.weight", config.hidden);
+    if (!config.qk_norm) continue;
+    norms.query = norm("self_attn.q_norm.weight", config.head_dim);
+    norms.key = norm("self_attn.k_norm.weight", config.head_dim);
+  }
+  LinearMaker maker(options);
+  std::set<std::string> patterns, dtypes;
+  const auto total = static_cast<std::int64_t>(table.groups.size()) + 1;
+  for (const FusedGroup& group : table.groups) {
+    std::vector<WeightSource> members;
+    for (const LinearSpec& spec : group.members) members.push_back(reader.linear(spec, group));
+    for (const WeightSource& member : members) {
+      summary_.linear_bytes += stored_bytes(member);
+      patterns.insert(member.pattern.to_string());
+      dtypes.emplace(dtype_word(member.dtype));
+    }
+    linears_.push_back(maker.make(group.name, members, DType::kBF16));
+    if (progress) progress(static_cast<std::int64_t>(linears_.size()), total);
+  }
+  const TensorView final_norm = reader.plain({"model.norm.weight", {config.hidden}});
+  final_norm_ = upload(final_norm, "norms");
+  summary_.other_bytes += final_norm.byte_size();
+  const LinearSpec head{table.head, config.vocab, config.hidden};
+  const WeightSource source = reader.head(head, embedding);
+  linears_.push_back(maker.make(head.name, std::span(&source, 1), DType::kF32));
+  // A tied head in BF16 is the embedding.
+  const bool shared = source.values == embedding.data && linears_.back().dense_rows().data != nullptr;
+  if (!shared) embedding_ = upload(embedding, "embedding");
+  summary_.head_bytes = source.values == embedding.data ? 0 : stored_bytes(source);
+  summary_.dtype = dtypes.size() == 1 ? *dtypes.begin() : "mixed";
+  summary_.pattern = patterns.size() == 1 ? *patterns.begin() : "mixed";
+  angles_ = upload_angles(config);
+  if (progress) progress(total, total);
+}
+
+std::vector<DeviceMemoryUse::Entry> CudaDecoder::memory() const {
+  std::int64_t linears = 0, norms = final_norm_.size() + angles_.size();
+  for (std::size_t i = 0; i + 1 < linears_.size(); ++i) linears += linears_[i].allocated_bytes();
+  for (const Norms& one : norms_)
+    norms += one.input.size() + one.post_attention.size() + one.query.size() + one.key.size();
+  return {{"linears", linears},
+          {"embedding and head", embedding_.size() + linears_.back().allocated_bytes()},
+          {"norms and rotary table", norms}};
+}
+
+// What lives through the whole pass, and the widest of what a layer holds besides.
+struct CudaDecoder::Stream {
+  std::int64_t m = 0;
+  std::uint16_t* residual = nullptr;  // BF16 [m, hidden]
+  std::uint16_t* update = nullptr;    // BF16 [m, hidden]: what the last block adds to it
+};
+
+std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
+                                          std::int64_t longest_query, std::int64_t longest_context) const {
+  const std::int64_t q_width = config_.heads * config_.head_dim;
+  const std::int64_t kv_width = config_.kv_heads * config_.head_dim;
+  const auto scratch = [&](int which) { return linear(0, which).kernels().workspace_bytes(tokens); };
+  cuda::PagedAttentionArgs attention;
+  attention.m = tokens;
+  attention.sequences = sequences;
+  attention.longest_query = longest_query;
+  attention.longest_context = longest_context;
+  attention.heads = config_.heads;
+  attention.kv_heads = config_.kv_heads;
+  attention.head_dim = config_.head_dim;
+  const std::int64_t attend =
+      part(2 * tokens * (q_width + 2 * kv_width)) + part(2 * tokens * q_width) +
+      std::max({scratch(kQkv), scratch(kOutput), part(cuda::paged_attention_workspace(attention))});
+  const std::int64_t mlp = part(4 * tokens * config_.intermediate) + std::max(scratch(kGateUp), scratch(kDown));
+  const std::int64_t head =
+      2 * part(2 * wanted * config_.hidden) + (wanted == 0 ? 0 : linears_.back().kernels().workspace_bytes(wanted));
+  return 2 * part(2 * tokens * config_.hidden) + std::max({attend, mlp, head}) + 8 * kPart;
+}
+
+void CudaDecoder::run_attention(const Context& context, const CudaStep& step, const KvCache& cache,
+                                std::int64_t layer, const Stream& stream) const {
+  const std::int64_t q_width = config_.heads * config_.head_dim;
+  const std::int64_t width = q_width + 2 * config_.kv_heads * config_.head_dim;
+  const Norms& norms = norms_[static_cast<std::size_t>(layer)];
+  const auto eps = static_cast<float>(config_.rms_eps);
+  const Arena::Scope scope(*context.arena);
+  auto* const qkv = context.arena->allocate<std::uint16_t>(stream.m * width);
+  auto* const attended = context.arena->allocate<std::uint16_t>(stream.m * q_width);
+  CudaLinearInput input;
+  input.producer = cuda::Producer::kRmsNorm;
+  input.x = input.residual_out = stream.residual;
+  input.ldx = config_.hidden;
+  input.update = layer == 0 ? nullptr : stream.update;
+  input.norm_weight = norms.input.data();
+  input.eps = eps;
+  linear(layer, kQkv).run(context, input, stream.m, qkv);
+
+  const KvPages pages = cache.layer(layer);
+  cuda::QkvArgs finish;
+  finish.qkv = qkv;
+  finish.ldqkv = width;
+  finish.m = stream.m;
+  finish.heads = config_.heads;
+  finish.kv_heads = config_.kv_heads;
+  finish.head_dim = config_.head_dim;
+  finish.q_norm = config_.qk_norm ? norms.query.data() : nullptr;
+  finish.k_norm = config_.qk_norm ? norms.key.data() : nullptr;
+  finish.eps = eps;
+  finish.angles = angles_.as<float>();
+  finish.max_positions = config_.max_position;
+  finish.positions = step.positions;
+  finish.slots = step.slots;
+  finish.keys = pages.keys.data;
+  finish.values = pages.values.data;
+  finish.kv_dtype = pages.keys.dtype;
+  cuda_check(cuda::finish_qkv(finish, context.stream), "finish_qkv");
+
+  {
+    const Arena::Scope inner(*context.arena);
+    cuda::PagedAttentionArgs attention;
+    attention.q = qkv;
+    attention.ldq = width;
+    attention.out = attended;
+    attention.ldout = q_width;
+    attention.m = stream.m;
+    attention.sequences = step.sequences;
+    attention.longest_query = step.longest_query;
+    attention.longest_context = step.longest_context;
+    attention.heads = config_.heads;
+    attention.kv_heads = config_.kv_heads;
+    attention.head_dim = config_.head_dim;
+    attention.cu_seqlens = step.cu_seqlens;
+    attention.context_lengths = step.contexts;
+    attention.block_tables = step.block_tables;
+    attention.max_blocks = step.max_blocks;
+    attention.page_size = cache.page_size();
+    attention.keys = pages.keys.data;
+    attention.values = pages.values.data;
+    attention.kv_dtype = pages.keys.dtype;
+    attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+    attention.workspace_bytes = cuda::paged_attention_workspace(attention);
+    if (attention.workspace_bytes > 0)
+      attention.workspace = context.arena->allocate(static_cast<std::size_t>(attention.workspace_bytes));
+    cuda_check(cuda::paged_attention(attention, context.stream), "paged_attention");
+  }
+  CudaLinearInput output;
+  output.x = attended;
+  output.ldx = q_width;
+  linear(layer, kOutput).run(context, output, stream.m, stream.update);
+}
+
+void CudaDecoder::run_layers(const Context& context, const CudaStep& step, const KvCache& cache,
+                             const Stream& stream) const {
+  cuda::GatherArgs embed;
+  const CudaLinear::Rows tied = linears_.back().dense_rows();
+  embed.table = embedding_.size() > 0 ? static_cast<const void*>(embedding_.data()) : tied.data;
+  embed.rows = config_.vocab;
+  embed.ld = embedding_.size() > 0 ? config_.hidden : tied.ld;
+  embed.ids = step.token_ids;
+  embed.m = stream.m;
+  embed.width = config_.hidden;
+  embed.out = stream.residual;
+  cuda_check(cuda::gather_rows(embed, context.stream), "gather_rows");
+  for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+    run_attention(context, step, cache, layer, stream);
+    const Arena::Scope scope(*context.arena);
+    auto* const gate_up = context.arena->allocate<std::uint16_t>(stream.m * 2 * config_.intermediate);
+    CudaLinearInput input;
+    input.producer = cuda::Producer::kRmsNorm;
+    input.x = input.residual_out = stream.residual;
+    input.ldx = config_.hidden;
+    input.update = stream.update;
+    input.norm_weight = norms_[static_cast<std::size_t>(layer)].post_attention.data();
+    input.eps = static_cast<float>(config_.rms_eps);
+    linear(layer, kGateUp).run(context, input, stream.m, gate_up);
+    CudaLinearInput down;
+    down.producer = cuda::Producer::kSiluMul;
+    down.x = gate_up;
+    down.ldx = 2 * config_.intermediate;
+    linear(layer, kDown).run(context, down, stream.m, stream.update);
+  }
+}
+
+// Final norm and head; the last block's update is still to be added.
+void CudaDecoder::project(const Context& context, const Stream& stream, const std::int32_t* rows,
+                          std::int64_t count, float* logits) const {
+  const Arena::Scope scope(*context.arena);
+  auto* const residual = context.arena->allocate<std::uint16_t>(count * config_.hidden);
+  auto* const update = context.arena->allocate<std::uint16_t>(count * config_.hidden);
+  cuda::GatherArgs gather;
+  gather.rows = stream.m;
+  gather.ld = gather.width = config_.hidden;
+  gather.ids = rows;
+  gather.m = count;
+  for (const auto& [from, to] : {std::pair(stream.residual, residual), std::pair(stream.update, update)}) {
+    gather.table = from;
+    gather.out = to;
+    cuda_check(cuda::gather_rows(gather, context.stream), "gather_rows");
+  }
+  CudaLinearInput input;
+  input.producer = cuda::Producer::kRmsNorm;
+  input.x = residual;
+  input.ldx = config_.hidden;
+  input.update = update;
+  input.norm_weight = final_norm_.data();
+  input.eps = static_cast<float>(config_.rms_eps);
+  linears_.back().run(context, input, count, logits);
+}
+
+CudaDecoder::Stream CudaDecoder::start(const Context& context, const CudaStep& step) const {
+  Stream stream;
+  stream.m = step.tokens;
+  stream.residual = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
+  stream.update = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
+  return stream;
+}
+
+void CudaDecoder::run(const Context& context, const CudaStep& step, const KvCache& cache, float* logits) const {
+  const Arena::Scope scope(*context.arena);
+  const Stream stream = start(context, step);
+  run_layers(context, step, cache, stream);
+  if (step.wanted > 0) project(context, stream, step.wanted_rows, step.wanted, logits);
+}
+
+void CudaDecoder::run_blocks(const Context& context, const CudaStep& step, const KvCache& cache, float* logits,
+                             std::int64_t block,
+                             const std::function<void(std::int64_t, std::int64_t)>& consume) const {
+  const Arena::Scope scope(*context.arena);
+  const Stream stream = start(context, step);
+  run_layers(context, step, cache, stream);
+  for (std::int64_t first = 0; first < step.wanted; first += block) {
+    const std::int64_t rows = std::min(block, step.wanted - first);
+    project(context, stream, step.wanted_rows + first, rows, logits);
+    consume(first, rows);
+  }
+}
+
+}  // namespace slidesparse
