@@ -102,9 +102,9 @@ const Step* Scheduler::schedule() {
   step.entries.clear();
   step.tokens = 0;
   step.wanted = 0;
-  const bool all_go_on = schedule_decodes(step);
-  schedule_prompts(step);
-  if (all_go_on) start_waiting(step);
+  schedule_decodes(step);
+  continue_prompt(step);
+  start_waiting(step);
   if (step.entries.empty()) return nullptr;
   drain();
   step.number = scheduled_++;
@@ -112,23 +112,19 @@ const Step* Scheduler::schedule() {
   return &step;
 }
 
-// One token for each running sequence that has one left to feed. False when one of them was short of a page.
-bool Scheduler::schedule_decodes(Step& step) {
+// One token for each running sequence that has one left to feed.
+void Scheduler::schedule_decodes(Step& step) {
   std::int64_t promised = leaving_pages_;
-  bool all_go_on = true;
   // make_room takes sequences off the end only, so none that has its entry already.
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const std::int32_t slot = running_[i];
     Sequence& sequence = at(slot);
     if (sequence.planned - sequence.computed != 1) continue;
-    bool grown = blocks_.grow(sequence.table, sequence.planned);
-    if (!grown) {
-      all_go_on = false;
-      grown = make_room(i, promised) && blocks_.grow(sequence.table, sequence.planned);
+    if (blocks_.grow(sequence.table, sequence.planned) ||
+        (make_room(i, promised) && blocks_.grow(sequence.table, sequence.planned))) {
+      add_entry(step, slot, 1);
     }
-    if (grown) add_entry(step, slot, 1);
   }
-  return all_go_on;
 }
 
 // Frees a page for the sequence at `position` of running_. False when it must sit out this step: for a page
@@ -160,19 +156,19 @@ std::int64_t Scheduler::preempt_youngest() {
   return static_cast<std::int64_t>(sequence.table.size());
 }
 
-// Chunks for running sequences whose prompt is not through yet, oldest first. They have their pages.
-void Scheduler::schedule_prompts(Step& step) {
-  for (const std::int32_t slot : running_) {
-    const Sequence& sequence = at(slot);
-    const std::int64_t left = sequence.planned - sequence.computed;
-    if (left == 1) continue;
-    const std::int64_t count = std::min(left, options_.max_batched_tokens - step.tokens);
-    if (count == 0) return;
-    add_entry(step, slot, count);
-  }
+// The next chunk of the prompt that is under way. There is one at most, the youngest's: a chunk that is not
+// its prompt's last takes all tokens left in a step, so nobody starts after it. It has its pages. Decodes
+// leave a token for it: they are fewer than max_sequences then.
+void Scheduler::continue_prompt(Step& step) {
+  if (running_.empty()) return;
+  const std::int32_t slot = running_.back();
+  const std::int64_t left = at(slot).planned - at(slot).computed;
+  if (left > 1) add_entry(step, slot, std::min(left, options_.max_batched_tokens - step.tokens));
 }
 
-// Starts waiting requests, oldest first, while there are places, tokens and pages.
+// Starts waiting requests, oldest first, while there are places, tokens and pages. Alone, a request always
+// starts: what it needs and what it can grow by are no more than all pages. When a running one sits out, no
+// page is free or the first in line has just given up fewer than it needs to start again: nobody starts.
 void Scheduler::start_waiting(Step& step) {
   std::int64_t growth = 0;  // pages that running sequences can still ask for
   for (const std::int32_t slot : running_) {
@@ -186,8 +182,8 @@ void Scheduler::start_waiting(Step& step) {
     if (sequence.steps > 0) return;
     const std::int64_t need = blocks_.pages_for(sequence.planned);
     growth += sequence.most_pages - need;
-    const std::int64_t reserve = running_.empty() ? 0 : std::min(watermark_, growth);
-    if (blocks_.free() < need + reserve || !blocks_.grow(sequence.table, sequence.planned)) return;
+    if (blocks_.free() < need + std::min(watermark_, growth)) return;
+    blocks_.grow(sequence.table, sequence.planned);
     waiting_.erase(waiting_.begin());
     running_.push_back(slot);
     sequence.state = State::kRunning;

@@ -87,8 +87,8 @@ struct StepResult {
 //
 // Order of arrival is the only priority. Every running request arrived before every waiting one: the oldest
 // waiting one starts first, and the youngest running one is preempted first. In each step every running
-// request gets one decode token or, oldest first, as much of its prompt as fits; so no running one starves
-// while it has pages, the oldest always gets pages, and every request becomes the oldest one day.
+// request that has its pages goes on: by one decode token or, one prompt at a time, by as much of its prompt
+// as fits. The oldest always gets pages, and every request becomes the oldest one day, so none starves.
 //
 // Pages. A request starts when its whole prompt gets pages at once (no prompt waits half-way) and takes one
 // more whenever its output fills the last. If none is free, it first counts on pages that come back when the
@@ -155,10 +155,10 @@ class Scheduler {
   };
 
   Sequence& at(std::int32_t slot) { return sequences_[static_cast<std::size_t>(slot)]; }
-  bool schedule_decodes(Step& step);
+  void schedule_decodes(Step& step);
   bool make_room(std::size_t position, std::int64_t& promised);
   std::int64_t preempt_youngest();
-  void schedule_prompts(Step& step);
+  void continue_prompt(Step& step);
   void start_waiting(Step& step);
   void add_entry(Step& step, std::int32_t slot, std::int64_t count);
   void drain();

@@ -119,6 +119,20 @@ TEST(SchedulerOverlap, WaitsForPagesOnTheirWayRatherThanPreempt) {
   EXPECT_EQ(scheduler.preemptions(), 0);
 }
 
+TEST(SchedulerOverlap, APageOnItsWayIsForOneOnly) {
+  Scheduler scheduler(kOptions, 5, 1);
+  scheduler.add(request(1, 1, 3));
+  scheduler.add(request(2, 1, 3));
+  scheduler.add(request(3, 1, 1));
+  scheduler.add(request(4, 2, 3));
+  const Step* first = scheduler.schedule();
+  EXPECT_EQ(text(first), "1:0+1! 2:0+1! 3:0+1! 4:0+2!");
+  EXPECT_EQ(scheduler.schedule(), nullptr);  // 1 waits for the page of 3, 2 for one of 4
+  EXPECT_EQ(scheduler.preemptions(), 1);
+  finish(scheduler, first);
+  EXPECT_EQ(text(scheduler.schedule()), "1:1+1! 2:1+1!");
+}
+
 TEST(SchedulerOverlap, APreemptedRequestKeepsTheTokenInFlight) {
   Scheduler scheduler(kOptions, 3, 2);
   scheduler.add(request(1, 2, 2));
