@@ -53,9 +53,10 @@ class World {
         totals_(totals),
         overlap_(random_.below(2) == 0),
         options_(random_options(random_)),
-        scheduler_(options_, 1 + random_.below(30), 1 + random_.below(5)),
-        cache_(static_cast<std::size_t>(blocks().pages() * blocks().page_size())),
-        users_(static_cast<std::size_t>(blocks().pages())) {}
+        scheduler_(options_, 1 + random_.below(30), 1 + random_.below(5)) {
+    cache_.resize(static_cast<std::size_t>(blocks().pages() * blocks().page_size()));
+    users_.resize(static_cast<std::size_t>(blocks().pages()));
+  }
 
   void run(std::int64_t steps) {
     const std::int64_t arrivals = random_.below(60);  // a step, in per cent

@@ -45,7 +45,7 @@ inline StepResult finish(Scheduler& scheduler, const Step* step) {
 // Schedules a step and completes it at once; its text.
 inline std::string run(Scheduler& scheduler) {
   const Step* step = scheduler.schedule();
-  const std::string done = text(step);
+  std::string done = text(step);
   if (step != nullptr) finish(scheduler, step);
   return done;
 }
