@@ -72,22 +72,6 @@ void check_prompt(const ModelConfig& config, std::span<const std::int32_t> promp
 
 }  // namespace
 
-std::string_view stop_reason_name(StopReason reason) {
-  switch (reason) {
-    case StopReason::kStopToken:
-      return "stop token";
-    case StopReason::kMaxTokens:
-      return "max tokens";
-    case StopReason::kMaxPosition:
-      return "end of the model's positions";
-    case StopReason::kCaller:
-      return "caller";
-    case StopReason::kInterrupted:
-      return "interrupted";
-  }
-  return "?";
-}
-
 std::vector<std::int64_t> stop_tokens_of(const ModelConfig& config, const std::filesystem::path& directory) {
   std::vector<std::int64_t> tokens = config.eos_tokens;
   const std::filesystem::path file = directory / "generation_config.json";

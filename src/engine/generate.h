@@ -4,10 +4,10 @@
 #include <filesystem>
 #include <functional>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "engine/sampler.h"
+#include "engine/stop_reason.h"
 #include "model/model.h"
 
 namespace slidesparse {
@@ -18,9 +18,6 @@ struct GenerateOptions {
   std::vector<std::int64_t> stop_tokens;  // see stop_tokens_of(); empty: never stop early
   std::int64_t prefill_chunk = 1024;      // tokens of the prompt that go through the model at once
 };
-
-enum class StopReason { kStopToken, kMaxTokens, kMaxPosition, kCaller, kInterrupted };
-std::string_view stop_reason_name(StopReason reason);  // "stop token", "max tokens", ...
 
 struct GenerateResult {
   std::vector<std::int32_t> tokens;  // new tokens, the stop token not included

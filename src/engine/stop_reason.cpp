@@ -1,0 +1,21 @@
+#include "engine/stop_reason.h"
+
+namespace slidesparse {
+
+std::string_view stop_reason_name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kStopToken:
+      return "stop token";
+    case StopReason::kMaxTokens:
+      return "max tokens";
+    case StopReason::kMaxPosition:
+      return "end of the model's positions";
+    case StopReason::kCaller:
+      return "caller";
+    case StopReason::kInterrupted:
+      return "interrupted";
+  }
+  return "?";
+}
+
+}  // namespace slidesparse
