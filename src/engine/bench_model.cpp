@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
-#include "core/buffer.h"
 #include "core/checked.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/random.h"
 #include "engine/sequences.h"
+#include "engine/step_runner.h"
 
 namespace slidesparse {
 namespace {
@@ -16,7 +16,9 @@ namespace {
 constexpr std::int64_t kLongestPrompt = 1024;
 constexpr std::int64_t kPageSize = 64;
 
-// One model at one m: its cache, its sequences, and what a run of it does.
+// One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
+// draws its token greedily, as a server would; what is drawn is not fed, because all models are to read the
+// same tokens.
 class Workload {
  public:
   Workload(const BenchSubject& subject, const BenchModelOptions& options, std::int64_t m)
@@ -27,11 +29,10 @@ class Workload {
         sequences_(prefill_ ? ceil_div(m, kLongestPrompt) : m),
         longest_(prefill_ ? std::min(m, kLongestPrompt) : options.prompt + options.steps),
         blocks_(ceil_div(longest_, kPageSize)),
-        cache_(subject.model->config(), sequences_ * blocks_, kPageSize, subject.model->device()),
-        step_(blocks_) {
-    context_.arena = &arena_;
+        runner_(make_step_runner(*subject.model, limits())),
+        step_(blocks_),
+        rows_(static_cast<std::size_t>(sequences_)) {
     for (std::int64_t s = 0; s < sequences_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
-    logits_ = Buffer(static_cast<std::size_t>(sequences_ * vocab()) * sizeof(float));
   }
 
   // Seconds of each timed step of one run.
@@ -110,12 +111,25 @@ class Workload {
     }
   }
 
+  RunnerLimits limits() const {
+    RunnerLimits limits;
+    limits.max_tokens = prefill_ ? m_ : std::max(m_, sequences_ * options_.prompt);
+    limits.max_sequences = sequences_;
+    limits.max_context = longest_;
+    limits.pages = sequences_ * blocks_;
+    limits.page_size = kPageSize;
+    return limits;
+  }
+
   double time_step() {
-    const TensorView logits =
-        TensorView::contiguous(static_cast<void*>(logits_.data()), DType::kF32, {step_.wanted(), vocab()});
     const double start = now_seconds();
-    subject_.model->forward(context_, step_.batch(), cache_, logits);
-    return now_seconds() - start;
+    runner_->start(step_.batch(), rows_);
+    const std::span<const std::int32_t> drawn = runner_->finish();
+    const double seconds = now_seconds() - start;
+    for (const std::int32_t token : drawn) {
+      if (token < 0) fail(ErrorKind::kInternal, "{} M={}: logits that are no numbers", subject_.name, m_);
+    }
+    return seconds;
   }
 
   void count_linears(BenchModelRow& row) const {
@@ -139,12 +153,10 @@ class Workload {
   std::int64_t sequences_;
   std::int64_t longest_;
   std::int64_t blocks_;
-  KvCache cache_;
+  std::unique_ptr<StepRunner> runner_;
   StepBuilder step_;
+  std::vector<SampleRow> rows_;
   std::vector<std::vector<std::int32_t>> tables_;
-  Buffer logits_;
-  Arena arena_;
-  Context context_;
 };
 
 void check_options(std::span<const BenchSubject> subjects, const BenchModelOptions& options) {

@@ -108,26 +108,44 @@ class LinearMaker {
   std::map<std::string, std::shared_ptr<const CudaLinearKernels>> kernels_;
 };
 
+// Where the arrays of a step stand: token ids, positions, slots, offsets, contexts, tables, wanted rows.
+struct StepLayout {
+  std::array<std::int64_t, 8> at{};
+
+  StepLayout(std::int64_t tokens, std::int64_t sequences, std::int64_t table_entries, std::int64_t wanted) {
+    const std::array<std::int64_t, 7> counts{tokens,    tokens,        tokens, sequences + 1,
+                                             sequences, table_entries, wanted};
+    for (std::size_t i = 0; i < counts.size(); ++i) at[i + 1] = at[i] + part(4 * counts[i]);
+  }
+  std::int64_t bytes() const { return at.back(); }
+};
+
 }  // namespace
 
-CudaStep CudaStepBuffers::upload(const Batch& batch, std::int64_t page_size, void* stream) {
+void CudaStepBuffers::grow(std::int64_t bytes, std::size_t set) {
+  if (host_.size() <= set) host_.resize(set + 1);
+  if (host_[set].size() < bytes) host_[set] = PinnedBuffer(bytes);
+  if (device_.size() >= bytes) return;
+  device_ = DeviceBuffer();
+  device_ = DeviceBuffer(bytes, "step indices");
+}
+
+void CudaStepBuffers::reserve(std::int64_t tokens, std::int64_t sequences, std::int64_t max_blocks,
+                              std::size_t sets) {
+  const std::int64_t bytes = StepLayout(tokens, sequences, sequences * max_blocks, tokens).bytes();
+  for (std::size_t set = 0; set < sets; ++set) grow(bytes, set);
+}
+
+CudaStep CudaStepBuffers::upload(const Batch& batch, std::int64_t page_size, void* stream, std::size_t set) {
   const auto tokens = static_cast<std::int64_t>(batch.tokens.size());
   const auto sequences = static_cast<std::int64_t>(batch.context_lengths.size());
-  const std::array<std::int64_t, 7> counts{
-      tokens,    tokens, tokens, sequences + 1, sequences, static_cast<std::int64_t>(batch.block_tables.size()),
-      static_cast<std::int64_t>(batch.wanted_rows.size())};
-  std::array<std::int64_t, 8> at{};
-  for (std::size_t i = 0; i < counts.size(); ++i) at[i + 1] = at[i] + part(4 * counts[i]);
-  const std::int64_t bytes = at.back();
-  if (host_.size() < bytes) {
-    const std::int64_t roomy = bytes + bytes / 2;
-    host_ = PinnedBuffer(roomy);
-    device_ = DeviceBuffer();
-    device_ = DeviceBuffer(roomy, "step indices");
-  }
-  const auto host = [&](std::size_t i) { return reinterpret_cast<std::int32_t*>(host_.data() + at[i]); };
+  const auto wanted = static_cast<std::int64_t>(batch.wanted_rows.size());
+  const StepLayout layout(tokens, sequences, static_cast<std::int64_t>(batch.block_tables.size()), wanted);
+  grow(layout.bytes(), set);
+  const auto host = [&](std::size_t i) {
+    return reinterpret_cast<std::int32_t*>(host_[set].data() + layout.at[i]);
+  };
   std::copy(batch.tokens.begin(), batch.tokens.end(), host(0));
-  std::copy(batch.positions.begin(), batch.positions.end(), host(1));
   std::copy(batch.cu_seqlens.begin(), batch.cu_seqlens.end(), host(3));
   std::copy(batch.context_lengths.begin(), batch.context_lengths.end(), host(4));
   std::copy(batch.block_tables.begin(), batch.block_tables.end(), host(5));
@@ -140,18 +158,21 @@ CudaStep CudaStepBuffers::upload(const Batch& batch, std::int64_t page_size, voi
     step.longest_context = std::max<std::int64_t>(step.longest_context, batch.context_lengths[i]);
     for (std::int32_t t = begin; t < end; ++t) {
       const std::int64_t position = batch.positions[static_cast<std::size_t>(t)];
+      host(1)[t] = static_cast<std::int32_t>(std::max<std::int64_t>(position, 0));
+      host(2)[t] = -1;
+      if (position == kNowhere) continue;
       const std::int64_t page =
           batch.block_tables[static_cast<std::size_t>(s * batch.max_blocks + position / page_size)];
       host(2)[t] = static_cast<std::int32_t>(page * page_size + position % page_size);
     }
   }
-  copy_to_device(device_.data(), host_.data(), bytes, stream);
+  copy_to_device(device_.data(), host_[set].data(), layout.bytes(), stream);
   const auto device = [&](std::size_t i) {
-    return reinterpret_cast<const std::int32_t*>(device_.data() + at[i]);
+    return reinterpret_cast<const std::int32_t*>(device_.data() + layout.at[i]);
   };
   step.tokens = tokens;
   step.sequences = sequences;
-  step.wanted = counts[6];
+  step.wanted = wanted;
   step.max_blocks = batch.max_blocks;
   step.token_ids = device(0);
   step.positions = device(1);
@@ -273,9 +294,15 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   linear(layer, kQkv).run(context, input, stream.m, qkv);
 
   const KvPages pages = cache.layer(layer);
+  cuda::PagedCache paged;
+  paged.dtype = pages.keys.dtype;
+  paged.keys = pages.keys.data;
+  paged.values = pages.values.data;
+  paged.pages = cache.pages();
+  paged.page_size = cache.page_size();
   cuda::QkvArgs finish;
   finish.qkv = qkv;
-  finish.ldqkv = width;
+  finish.ld = width;
   finish.m = stream.m;
   finish.heads = config_.heads;
   finish.kv_heads = config_.kv_heads;
@@ -283,13 +310,11 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   finish.q_norm = config_.qk_norm ? norms.query.data() : nullptr;
   finish.k_norm = config_.qk_norm ? norms.key.data() : nullptr;
   finish.eps = eps;
-  finish.angles = angles_.as<float>();
+  finish.rotary_table = angles_.as<float>();
   finish.max_positions = config_.max_position;
   finish.positions = step.positions;
   finish.slots = step.slots;
-  finish.keys = pages.keys.data;
-  finish.values = pages.values.data;
-  finish.kv_dtype = pages.keys.dtype;
+  finish.cache = paged;
   cuda_check(cuda::finish_qkv(finish, context.stream), "finish_qkv");
 
   {
@@ -310,10 +335,7 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
     attention.context_lengths = step.contexts;
     attention.block_tables = step.block_tables;
     attention.max_blocks = step.max_blocks;
-    attention.page_size = cache.page_size();
-    attention.keys = pages.keys.data;
-    attention.values = pages.values.data;
-    attention.kv_dtype = pages.keys.dtype;
+    attention.cache = paged;
     attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
     attention.workspace_bytes = cuda::paged_attention_workspace(attention);
     if (attention.workspace_bytes > 0)
@@ -332,7 +354,7 @@ void CudaDecoder::run_layers(const Context& context, const CudaStep& step, const
   const CudaLinear::Rows tied = linears_.back().dense_rows();
   embed.table = embedding_.size() > 0 ? static_cast<const void*>(embedding_.data()) : tied.data;
   embed.rows = config_.vocab;
-  embed.ld = embedding_.size() > 0 ? config_.hidden : tied.ld;
+  embed.ldtable = embedding_.size() > 0 ? config_.hidden : tied.ld;
   embed.ids = step.token_ids;
   embed.m = stream.m;
   embed.width = config_.hidden;
@@ -366,7 +388,7 @@ void CudaDecoder::project(const Context& context, const Stream& stream, const st
   auto* const update = context.arena->allocate<std::uint16_t>(count * config_.hidden);
   cuda::GatherArgs gather;
   gather.rows = stream.m;
-  gather.ld = gather.width = config_.hidden;
+  gather.ldtable = gather.width = config_.hidden;
   gather.ids = rows;
   gather.m = count;
   for (const auto& [from, to] : {std::pair(stream.residual, residual), std::pair(stream.update, update)}) {

@@ -32,14 +32,23 @@ struct CudaStep {
   const std::int32_t* wanted_rows = nullptr;  // [wanted]
 };
 
-// Copies the indices of `batch` to the card in stream order, from pinned memory that is reused at the next
-// call: the stream must have been waited for by then. Grows when a step is larger than all before.
+// Copies the indices of batches to the card in stream order, from pinned memory. Batches of equal sizes stand
+// at equal addresses there, so that a graph can read them.
 class CudaStepBuffers {
  public:
-  CudaStep upload(const Batch& batch, std::int64_t page_size, void* stream);
+  // Position of a token whose keys and values go nowhere; it is rotated as the first one.
+  static constexpr std::int32_t kNowhere = -1;
+
+  // Memory for steps of so many tokens and sequences (wanted rows are at most tokens), in `sets` sets on the
+  // host. upload() grows what is too small, which moves it.
+  void reserve(std::int64_t tokens, std::int64_t sequences, std::int64_t max_blocks, std::size_t sets);
+  // The copy out of the same set before must be done.
+  CudaStep upload(const Batch& batch, std::int64_t page_size, void* stream, std::size_t set = 0);
 
  private:
-  PinnedBuffer host_;
+  void grow(std::int64_t bytes, std::size_t set);
+
+  std::vector<PinnedBuffer> host_;
   DeviceBuffer device_;
 };
 
