@@ -7,7 +7,7 @@
 #   sparse    cusparselt beside the bare library   own       bench gemm of a packed directory, each --weights
 #   verify    one model tuned, 72 problems checked against every candidate
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
-# SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache.
+# SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
@@ -19,6 +19,7 @@ mkdir -p "$out"
 models='llama3.2-1b llama3.2-3b qwen2.5-7b qwen2.5-14b'
 patterns=dense,2:4,4:6,6:8,8:10
 cache=$out/tuning.json
+ms=${SLIDESPARSE_MEASURE_M:-16,32,64,128,256,512,1024,2048,4096,8192,16384,65536}
 slidesparse() { echo "\$ slidesparse $*"; "$run" slidesparse "$@"; }
 python() { echo "\$ python3 $*"; python3 "$@"; }
 
@@ -35,13 +36,16 @@ step_sanitize() {
 step_quant() { slidesparse bench quant --k 3584,5120,18944 --m 1,64,4096,16384 --patterns 6:8 --dtype fp8; }
 step_dense() {
   python tests/oracle/torch_gemm.py --m 64,256,2048,4096,16384 --seconds 0.2
+  python tests/oracle/torch_gemm.py --m 64,256,2048,4096,16384 --seconds 0.4 --only 'row-wise fast'
   slidesparse --quiet bench gemm --model qwen2.5-7b --dtype fp8 --patterns dense --m 64,256,2048,4096,16384 \
-    --backend cutlass,cublaslt --product-only --min-seconds 0.2
+    --backend cutlass --product-only --min-seconds 0.4 | grep -E 'sum|layer'
+  slidesparse --quiet bench gemm --model qwen2.5-7b --dtype fp8 --patterns dense --m 64,256,2048,4096,16384 \
+    --backend cublaslt --product-only --min-seconds 0.4 | grep -E 'sum|layer'
 }
 step_sparse() {
   python tests/oracle/torch_sparse_gemm.py --m 64,2048,16384
   slidesparse --quiet bench gemm --model qwen2.5-7b --dtype fp8,int8 --patterns 2:4,6:8 --m 64,2048,16384 \
-    --backend cusparselt --product-only --min-seconds 0.2
+    --backend all --product-only --min-seconds 0.2 | grep -E 'sum|layer'
 }
 step_own() {
   local weights model
@@ -61,15 +65,15 @@ step_tune() {
   local model
   for model in $models; do
     slidesparse --quiet tune --model "$model" --dtype fp8,int8 --patterns $patterns --cache "$cache" \
-      --m 16,32,64,128,256,512,1024,2048,4096,8192,16384,65536 >"$out/tune-$model.txt" || cat "$out/tune-$model.txt"
+      --m "$ms" >"$out/tune-$model.txt" || cat "$out/tune-$model.txt"
     tail -n 2 "$out/tune-$model.txt"
   done
 }
 step_choice() {
   local model
   for model in $models; do
-    slidesparse --quiet bench gemm --model "$model" --dtype fp8,int8 --patterns $patterns --m 64,333,2048,16384 --cache "$cache" \
-      --min-seconds 0.05 --json "$out/choice-$model.json" | grep -E 'sum|layer|card'
+    slidesparse --quiet bench gemm --model "$model" --dtype fp8,int8 --patterns dense,2:4,6:8 --m 64,333,2048,16384 \
+      --cache "$cache" --backend all --min-seconds 0.04 --json "$out/choice-$model.json" | grep -E 'sum|layer|card'
   done
 }
 

@@ -77,7 +77,7 @@ std::string gemm_table(const GemmBenchResult& result) {
                                    fmt::format("{}", row.m),
                                    std::string(dtype_word(row.dtype)),
                                    row.pattern.to_string() + (row.own_weights ? ", own" : ""),
-                                   row.kernel,
+                                   row.kernel + (row.chosen ? " (chosen)" : ""),
                                    sparse_text(row.sparse_share),
                                    row.check};
     if (row.check == "ok") {
@@ -170,6 +170,7 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
     if (row.n != 0) json["weights"] = row.own_weights ? "own" : "random";
     json["backend"] = row.backend;
     json["kernel"] = row.kernel;
+    if (row.chosen) json["chosen"] = true;
     json["sparse_share"] = row.sparse_share;
     json["mode"] = row.mode;
     json["two_roundings"] = row.two_roundings;

@@ -67,6 +67,7 @@ struct GemmBenchRow {
   double sparse_share = 0;        // of the FLOPs: 1 for packed kernels, 0 for dense ones
   std::string mode;               // "sustained" or "burst" on a card, "cpu"
   bool two_roundings = false;
+  bool chosen = false;              // where a problem has several rows: the one that choose() takes
   std::string reason;               // why this kernel: choose()
   std::string runner_up;            // where measurements decided
   double runner_up_seconds = 0;     // as measured when it was tuned

@@ -31,6 +31,15 @@ std::vector<Pattern> with_dense(const std::vector<Pattern>& patterns) {
   return all;
 }
 
+bool has_dense(const std::vector<Pattern>& patterns) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [](const Pattern& pattern) { return pattern.is_dense(); });
+}
+
+std::string key_of(const Choice& choice) {
+  return fmt::format("{} {} {}", choice.kernel.backend, choice.kernel.name, choice.kernel.config);
+}
+
 class ChosenBench {
  public:
   explicit ChosenBench(const GemmBenchOptions& options)
@@ -130,6 +139,7 @@ class ChosenBench {
   void run_point(RaceTrack& track, const TrackShape& shape, const std::string& name, std::int64_t m) {
     std::vector<RaceEntrant> entrants;
     std::vector<Choice> choices;
+    std::vector<bool> chosen;
     for (const Pattern& pattern : with_dense(options_.patterns)) {
       const GemmDesc desc = track_desc(shape, pattern, m, {options_.device, 0});
       std::size_t found = 0;
@@ -139,13 +149,20 @@ class ChosenBench {
           Choice choice = choose(desc, allowed, &cache_, forms_[{pattern.to_string(), allowed}]);
           entrants.push_back({desc, choice.backend, choice.kernel});
           choices.push_back(std::move(choice));
+          chosen.push_back(false);
           ++found;
         } catch (const Error& error) {
           if (error.kind() != ErrorKind::kUnsupported) throw;
           reasons = error.what();
         }
       }
-      if (found == 0) fail(ErrorKind::kUnsupported, "{}", reasons);
+      // Dense rows that nobody asked for are there for comparison alone: without them there are no ratios.
+      const bool asked = !pattern.is_dense() || has_dense(options_.patterns);
+      if (found == 0 && asked) fail(ErrorKind::kUnsupported, "{}", reasons);
+      if (found < 2) continue;
+      const std::string taken = key_of(choose(desc, {}, &cache_));
+      for (std::size_t i = choices.size() - found; i < choices.size(); ++i)
+        chosen[i] = key_of(choices[i]) == taken;
     }
     RaceRules rules;
     rules.screening = 0;
@@ -165,8 +182,10 @@ class ChosenBench {
       const double median = row.seconds.median;
       if (row.entrant.desc.pattern.is_dense() && median > 0 && (dense == 0 || median < dense)) dense = median;
     }
-    for (std::size_t i = 0; i < raced.size(); ++i)
+    for (std::size_t i = 0; i < raced.size(); ++i) {
       result_.rows.push_back(make_row(raced[i], choices[i], shape, name, dense, state));
+      result_.rows.back().chosen = chosen[i];
+    }
   }
 
   GemmBenchRow make_row(const RaceRow& raced, const Choice& choice, const TrackShape& shape,

@@ -200,15 +200,16 @@ class CudaRunner : public RaceRunner {
         context);
   }
 
-  // Of a few runs, or of one long one. They wait behind something long until the host has launched them all:
-  // their time is the card's then and not the host's. The run that was checked says nothing: libraries load
-  // kernels when they first run.
+  // Of one run, or of a few when it is short. They wait behind something long until the host has launched
+  // them all: their time is the card's then and not the host's. The run that was checked says nothing:
+  // libraries load kernels when they first run. The lesser of both counts, because a host that is held up
+  // makes either look slow, and a kernel that is dropped now is not seen again.
   double rough() {
     shared_->occupy();
     const double one = measure([&] { run(next_++); }, 1);
     if (one > kLongSeconds) return one;
     shared_->occupy();
-    return measure([&] { run(next_++); }, kRoughRuns);
+    return std::min(one, measure([&] { run(next_++); }, kRoughRuns));
   }
 
   // Seconds of one call of `body`, of `times` in a row.

@@ -66,13 +66,15 @@ std::vector<Lane*> standing(Lanes& lanes, const std::string& problem) {
 }
 
 // Drops what is slower than `limit` times the best of its problem, or beyond the first `most`, unless it is
-// the first of its kernel and one of `others` such.
-void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double limit, int most, int others) {
+// the first of its kernel and one of `others` such. `rough`: what is known to be good stays all the same.
+void drop_slow(Lanes& lanes, const std::vector<std::string>& problems, double limit, int most, int others,
+               bool rough) {
   for (const std::string& problem : problems) {
     const std::vector<Lane*> order = standing(lanes, problem);
     std::set<std::string> kernels;
     int left = others;
     for (std::size_t i = 0; i < order.size(); ++i) {
+      if (rough && order[i]->row.entrant.known_good) continue;
       const bool first = kernels.insert(order[i]->row.entrant.kernel.name).second;
       if (order[i]->now() > limit * order[0]->now()) {
         order[i]->leave();
@@ -112,7 +114,7 @@ std::vector<RaceRow> race(RaceTrack& track, std::vector<RaceEntrant> entrants, c
     const bool last = round + 1 == rules.screening;
     const bool rough = round == 0;
     drop_slow(lanes, problems, rough ? rules.first_limit : rules.later_limit,
-              last ? rules.finalists : rules.first_most, rules.other_finalists);
+              last ? rules.finalists : rules.first_most, rules.other_finalists, rough);
     // A rough time has served; who is left is judged by whole windows.
     for (Lane& lane : lanes) {
       if (rough && lane.runner) lane.rough.swap(lane.samples);

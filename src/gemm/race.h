@@ -16,6 +16,7 @@ struct RaceEntrant {
   GemmDesc desc;
   const Backend* backend = nullptr;
   KernelDesc kernel;
+  bool known_good = false;  // among the best of a problem like this one: not dropped for a rough time
 };
 
 // An entrant made ready: weights prepared, memory there.

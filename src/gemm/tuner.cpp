@@ -214,6 +214,7 @@ class Tuner {
     const int most = m > kHugeM ? kCarriedOverHuge : kCarriedOver;
     const int most_of_kernel = m > kHugeM ? kCarriedOverHugeOfKernel : kCarriedOverOfKernel;
     std::erase_if(entrants, [&](const RaceEntrant& entrant) {
+      if (entrant.known_good) return false;
       const auto place = found->second.places.find(key_of(entrant));
       return place != found->second.places.end() && place->second.in_backend >= most &&
              place->second.in_kernel >= most_of_kernel;
@@ -247,7 +248,7 @@ class Tuner {
       if (!is_allowed(kernel.backend, options_.backends) || !again ||
           !again->first->feasible(desc, again->second).ok)
         continue;
-      found.push_back({desc, again->first, std::move(again->second)});
+      found.push_back({desc, again->first, std::move(again->second), true});
       ++added;
     }
     return found;

@@ -176,6 +176,19 @@ TEST(Race, OnlySoManyPassTheFirstRound) {
   EXPECT_EQ(script.order.size(), 20u + 12u + 12u);
 }
 
+TEST(Race, WhatIsKnownToBeGoodSurvivesARoughTime) {
+  Script script;
+  script.seconds = {{"a", 1}, {"b", 2}, {"c", 2}};
+  ScriptedTrack track(script);
+  std::vector<RaceEntrant> entrants{entrant("a"), entrant("b"), entrant("c")};
+  entrants[1].known_good = true;
+  RaceRules rules;
+  rules.rounds = 0;
+  race(track, entrants, rules);
+  EXPECT_EQ(std::count(script.order.begin(), script.order.end(), "b"), 2);  // then its windows count
+  EXPECT_EQ(std::count(script.order.begin(), script.order.end(), "c"), 1);
+}
+
 TEST(Race, ALostTrackEndsItAndNamesTheKernel) {
   class Lost : public ScriptedTrack {
    public:

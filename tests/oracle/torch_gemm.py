@@ -1,6 +1,6 @@
 """PyTorch's dense 8-bit products on a card: the peers of `slidesparse bench gemm`.
 
-Usage: python3 torch_gemm.py [--model qwen2.5-7b] [--m 64,512,2048,16384] [--seconds 0.3]
+Usage: python3 torch_gemm.py [--model qwen2.5-7b] [--m 64,512,2048,16384] [--seconds 0.3] [--only "row-wise fast"]
 Per M and sum of the model's four fused linears, microseconds (median of batches): torch._scaled_mm with row-wise FP8 scales (both
 fast_accum settings), torch._scaled_mm with tensor-wise scales, torch._int_mm (INT8 -> INT32, no scaling) and the BF16 product. Weights have
 random bits (FP8: below 2), inputs are normal and scaled to the type's range: what `bench gemm` has, because a card at its power limit
@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--model", default="qwen2.5-7b", choices=SHAPES)
     parser.add_argument("--m", default="64,512,2048,16384")
     parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--only", help="one kind alone: nobody else's heat or coolness in its figures")
     options = parser.parse_args()
     torch.manual_seed(1)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {options.model}, sum of four linears, us")
@@ -81,16 +82,20 @@ def main():
         for n, k in SHAPES[options.model]:
             racers = {}
             for name, calls in kernels(n, k, m).items():
-                if not calls:
+                if not calls or options.only not in (None, name):
                     continue
                 try:
                     racers[name] = (graph_of(calls), len(calls), [])
                 except Exception as error:  # a peer that refuses a shape is reported, not hidden
                     refusals[name] = str(error).splitlines()[0][:100]
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            spent = 0.0
+            spent, rounds = 0.0, 0
             while spent < options.seconds * len(racers):
-                for graph, count, samples in racers.values():
+                # From another start each round: who always runs behind the coolest one is always fast.
+                order = list(racers.values())
+                order = order[rounds % len(order):] + order[:rounds % len(order)]
+                rounds += 1
+                for graph, count, samples in order if rounds % 2 else reversed(order):
                     start.record()
                     graph.replay()
                     end.record()

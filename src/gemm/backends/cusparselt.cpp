@@ -162,6 +162,10 @@ std::shared_ptr<const CusparseLtState> state_of(const GemmDesc& desc, const Kern
   return kept;
 }
 
+// Some of the library's kernels (0.8 on Hopper, tiles of 64 x 64 x 256) read their metadata in blocks of 2
+// KiB and up to 1.5 KiB beyond what cusparseLtSpMMACompressedSize2 says: memory that must be there.
+constexpr std::int64_t kOverrun = 4096;
+
 struct CusparseLtWeights : PreparedWeights {
   std::int64_t allocated_bytes() const override { return compressed.size() + scales.size() + bias.size(); }
   DeviceBuffer compressed;  // the library's own layout
@@ -295,7 +299,7 @@ Footprint CusparseLtBackend::footprint(const GemmDesc& desc, const KernelDesc& k
   const CusparseLtState& state = *made;
   Matrix matrix;
   matrix.init_structured(desc, state.sizes);
-  const auto compressed = static_cast<std::int64_t>(compressed_sizes(desc, matrix).first);
+  const auto compressed = static_cast<std::int64_t>(compressed_sizes(desc, matrix).first) + kOverrun;
   const std::int64_t vectors = state.sizes.n_padded * 4 * (desc.bias ? 2 : 1);
   Footprint footprint;
   footprint.weight_bytes = compressed + vectors;
@@ -303,7 +307,7 @@ Footprint CusparseLtBackend::footprint(const GemmDesc& desc, const KernelDesc& k
   footprint.m_padded = state.sizes.m_padded;
   footprint.k_padded = state.sizes.k_padded;
   footprint.lift = desc.pattern.half_group() == 2 ? 0 : desc.pattern.half_group();
-  footprint.weight_bytes_read = compressed + vectors;
+  footprint.weight_bytes_read = compressed - kOverrun + vectors;
   return footprint;
 }
 
@@ -322,7 +326,7 @@ std::unique_ptr<PreparedWeights> CusparseLtBackend::prepare_weights(const Weight
   matrix.init_structured(desc, sizes);
   const auto [bytes, scratch_bytes] = compressed_sizes(desc, matrix);
   auto weights = std::make_unique<CusparseLtWeights>();
-  weights->compressed = DeviceBuffer(static_cast<std::int64_t>(bytes), "weights");
+  weights->compressed = DeviceBuffer(static_cast<std::int64_t>(bytes) + kOverrun, "weights");
   DeviceBuffer scratch(static_cast<std::int64_t>(scratch_bytes), "weight staging");
   const CudaStream stream;
   check(cusparselt_library().compress(cusparselt_handle(), matrix.get(), 1, CUSPARSE_OPERATION_NON_TRANSPOSE,
