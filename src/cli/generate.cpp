@@ -78,6 +78,14 @@ void add_generate(CLI::App& app, const GlobalOptions& global) {
       ->capture_default_str();
   command->add_option("--top-k", options->options.sampling.top_k, "Only the K likeliest tokens (0: all)")
       ->capture_default_str();
+  command
+      ->add_option("--min-p", options->options.sampling.min_p,
+                   "Only tokens with P times the likeliest one's probability (0: all)")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", options->options.sampling.repetition_penalty,
+                   "Divides the logits of tokens that were there (negative ones: multiplies; 1: none)")
+      ->capture_default_str();
   command->add_option("--seed", options->options.sampling.seed, "Seed of the sampling")
       ->capture_default_str();
   command->add_flag("--ignore-eos", options->ignore_end, "Go on past the model's end tokens");

@@ -106,6 +106,7 @@ GenerateResult generate(const Model& model, std::span<const std::int32_t> prompt
     }
   }
   result.prefill_seconds = now_seconds() - start;
+  sampler.see(prompt);
 
   while (true) {
     if (static_cast<std::int64_t>(result.tokens.size()) >= options.max_tokens) {

@@ -92,6 +92,9 @@ TEST_F(Cli, WrongUseExitsWithTwo) {
   expect_error(run({"eval", path("packed")}), 2, {"--text", "--hellaswag"});
   expect_error(run({"bench", "gemm"}), 2, {"--shape", "--model"});
   expect_error(run({"generate", path("packed"), "x", "--temperature", "nan"}), 2, {"temperature"});
+  expect_error(run({"generate", path("packed"), "x", "--repetition-penalty", "0"}), 2,
+               {"repetition penalty 0", "from 0.01 to 100"});
+  expect_error(run({"generate", path("packed"), "x", "--min-p", "1.5"}), 2, {"min-p 1.5", "from 0"});
   const std::vector<std::string> convert{"convert", path("model"), path("none"), "--pattern", "6:8",
                                          "--dtype", "int8",        "--head",     "fp4"};
   expect_error(run(convert), 2, {"--head fp4", "bf16", "int8"});

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/fast_exp.h"
 #include "core/numeric.h"
 #include "kernels/cpu/ops_attention.h"
-#include "kernels/cpu/ops_exp.h"
 
 namespace slidesparse::kernels {
 namespace {

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/fast_exp.h"
 #include "core/numeric.h"
-#include "kernels/cpu/ops_exp.h"
 #include "kernels/cpu/ops_rows.h"
 
 namespace slidesparse::kernels {

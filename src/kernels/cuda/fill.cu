@@ -14,21 +14,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kMostBlocks = 65536;
 
-// splitmix64 as in core/random.h; --expt-relaxed-constexpr does not reach functions that are not constexpr.
-__device__ std::uint64_t bits_at(std::uint64_t seed, std::uint64_t counter) {
-  std::uint64_t z = seed + (counter + 1) * 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
-__device__ float normal_at(std::uint64_t seed, std::uint64_t counter) {
-  const std::uint64_t bits = bits_at(seed, counter);
-  const auto sum =
-      static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
-  return (sum - 131070.0f) * (1.0f / 37836.64f);
-}
-
 template <DType kType>
 __global__ void __launch_bounds__(kThreads) fill_kernel(void* to, std::int64_t count, std::uint64_t seed) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
@@ -36,17 +21,18 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(void* to, std::int64_t c
        i += step) {
     const auto counter = static_cast<std::uint64_t>(i);
     if constexpr (kType == DType::kBF16) {
-      static_cast<std::uint16_t*>(to)[i] = bf16_bits(normal_at(seed, counter));
+      static_cast<std::uint16_t*>(to)[i] = bf16_bits(random_normal(seed, counter));
     } else if constexpr (kType == DType::kF32) {
-      static_cast<float*>(to)[i] = normal_at(seed, counter);
+      static_cast<float*>(to)[i] = random_normal(seed, counter);
     } else if constexpr (kType == DType::kF8E4M3) {
       static_cast<std::uint8_t*>(to)[i] =
-          static_cast<std::uint8_t>(e4m3_code(normal_at(seed, counter) * 128.0f));
+          static_cast<std::uint8_t>(e4m3_code(random_normal(seed, counter) * 128.0f));
     } else if constexpr (kType == DType::kI32) {
-      static_cast<std::int32_t*>(to)[i] = static_cast<std::int32_t>(bits_at(seed, counter) >> 43) - (1 << 20);
+      static_cast<std::int32_t*>(to)[i] =
+          static_cast<std::int32_t>(random_bits(seed, counter) >> 43) - (1 << 20);
     } else {
       static_cast<std::uint8_t*>(to)[i] =
-          static_cast<std::uint8_t>(bits_at(seed, counter / 8) >> (8 * (counter % 8)));
+          static_cast<std::uint8_t>(random_bits(seed, counter / 8) >> (8 * (counter % 8)));
     }
   }
 }

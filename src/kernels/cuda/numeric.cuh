@@ -4,7 +4,7 @@
 
 #include <cuda_bf16.h>
 
-// The scalar arithmetic of core/numeric.h, kernels/cpu/ops_exp.h and quant/activations.h on the card: the
+// The scalar arithmetic of core/numeric.h, core/fast_exp.h and quant/activations.h on the card: the
 // same operations in the same order, so the same bits. -fmad=false keeps the compiler from fusing them.
 namespace slidesparse::cuda {
 
@@ -27,7 +27,7 @@ __device__ inline std::uint16_t bf16_bits(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-// fast_exp of kernels/cpu/ops_exp.h. NaN becomes a finite number: the caller's own NaN must survive
+// fast_exp of core/fast_exp.h. NaN becomes a finite number: the caller's own NaN must survive
 // elsewhere.
 __device__ inline float row_exp(float x) {
   x = fminf(fmaxf(x, -87.0f), 88.0f);
