@@ -20,7 +20,8 @@ namespace {
 
 // At the limit, one run would take this many seconds.
 double seconds_at_limit(const LinearUse& use, const MachineLimits& limits) {
-  const double ops = 2.0 * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
+  const double ops =
+      2.0 * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
   const double peak = limits.ops_per_second(use.dtype);
   return std::max(static_cast<double>(use.weight_bytes_read) / limits.read_bytes_per_second,
                   peak > 0 ? ops / peak : 0);
@@ -34,8 +35,9 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
   app.add_option("--cache", command.cache,
                  "File that `tune` wrote: kernels are chosen by its times (default: on a card "
                  "$XDG_CACHE_HOME/slidesparse/tuning.json if it is there, else by rule)");
-  app.add_option("--weights", command.weights,
-                 "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
+  app.add_option(
+         "--weights", command.weights,
+         "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
       ->capture_default_str();
   app.add_flag("--explain", command.explain,
                "Say on standard error which kernels run, why, and why not others");
@@ -54,7 +56,8 @@ ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_
     }
   }
   std::string cache = command.cache;
-  if (cache.empty() && card && std::filesystem::exists(default_tuning_cache())) cache = default_tuning_cache();
+  if (cache.empty() && card && std::filesystem::exists(default_tuning_cache()))
+    cache = default_tuning_cache();
   if (cache.empty()) return options;
   if (!std::filesystem::exists(cache)) {
     fail_input("--cache {}: there is no such file; `slidesparse tune --device {} --cache {}` makes it",
@@ -83,7 +86,8 @@ std::string explain_linears(const Model& model, std::span<const std::int64_t> ms
       text += fmt::format("  chosen: {}\n", choice.reason);
       if (choice.seconds > 0) {
         if (!limits) {
-          limits = model.device().kind == DeviceKind::kCuda ? measure_card_limits() : measure_machine_limits();
+          limits =
+              model.device().kind == DeviceKind::kCuda ? measure_card_limits() : measure_machine_limits();
         }
         text += fmt::format("  {:.1f} us, {:.0f} % of the limit\n", 1e6 * choice.seconds,
                             100 * seconds_at_limit(use, *limits) / choice.seconds);

@@ -67,7 +67,8 @@ class CpuStepRunner final : public StepRunner {
     const std::span<std::uint32_t> seen = seen_of(slot);
     std::fill(seen.begin(), seen.end(), 0u);
     for (const std::int32_t token : tokens) {
-      if (token >= 0 && token < model_.config().vocab) seen[static_cast<std::size_t>(token / 32)] |= 1u << (token % 32);
+      if (token >= 0 && token < model_.config().vocab)
+        seen[static_cast<std::size_t>(token / 32)] |= 1u << (token % 32);
     }
   }
 
@@ -96,7 +97,8 @@ class CpuStepRunner final : public StepRunner {
 std::unique_ptr<StepRunner> make_step_runner(const Model& model, const RunnerLimits& limits) {
   if (limits.max_tokens < 1 || limits.max_sequences < 1 || limits.max_context < 1 || limits.pages < 1 ||
       limits.page_size < 1) {
-    fail(ErrorKind::kUsage, "a runner for {} tokens, {} sequences, contexts of {}, {} pages of {}: at least 1 each",
+    fail(ErrorKind::kUsage,
+         "a runner for {} tokens, {} sequences, contexts of {}, {} pages of {}: at least 1 each",
          limits.max_tokens, limits.max_sequences, limits.max_context, limits.pages, limits.page_size);
   }
   if (model.device().kind == DeviceKind::kCuda) return make_card_step_runner(model, limits);

@@ -37,13 +37,15 @@ class CudaStepRunner final : public StepRunner {
     const std::int64_t vocab = decoder_.config().vocab;
     const std::int64_t tokens = std::max(limits.max_tokens, rows_);
     indices_.reserve(tokens, rows_, max_blocks_, kSteps);
-    workspace_ = DeviceBuffer(decoder_.workspace_bytes(tokens, rows_, rows_, tokens, limits.max_context),
-                              "activations and scratch");
+    workspace_ =
+        DeviceBuffer(decoder_.workspace_bytes(tokens, rows_, rows_, tokens, max_blocks_ * limits.page_size),
+                     "activations and scratch");
     arena_ = Arena(workspace_.data(), static_cast<std::size_t>(workspace_.size()));
     logits_ = DeviceBuffer(rows_ * vocab * 4, "logits");
     drawn_ = DeviceBuffer(rows_ * 4, "drawn tokens");
     sample_rows_ = DeviceBuffer(rows_ * static_cast<std::int64_t>(sizeof(SampleRow)), "sampling options");
-    sample_workspace_ = DeviceBuffer(std::max<std::int64_t>(8, cuda::sample_workspace_bytes(rows_, vocab)), "sampling");
+    sample_workspace_ =
+        DeviceBuffer(std::max<std::int64_t>(8, cuda::sample_workspace_bytes(rows_, vocab)), "sampling");
     fill_device(drawn_.data(), 0, drawn_.size(), stream_.handle());
     if (limits.penalties) {
       seen_ = DeviceBuffer(2 * rows_ * seen_words(vocab) * 4, "seen tokens");
@@ -107,7 +109,8 @@ class CudaStepRunner final : public StepRunner {
   }
 
   void see(std::int32_t slot, std::span<const std::int32_t> tokens) override {
-    require(limits_.penalties && slot >= 0 && slot < 2 * rows_, "penalty of slot {}: not made ready for", slot);
+    require(limits_.penalties && slot >= 0 && slot < 2 * rows_, "penalty of slot {}: not made ready for",
+            slot);
     const std::int64_t count = static_cast<std::int64_t>(tokens.size());
     const std::int64_t offsets[2] = {0, count};
     // Rare and short: memory of its own, and a wait.
@@ -146,8 +149,9 @@ class CudaStepRunner final : public StepRunner {
     if (static_cast<std::int64_t>(batch.tokens.size()) > limits_.max_tokens ||
         static_cast<std::int64_t>(batch.context_lengths.size()) > limits_.max_sequences ||
         static_cast<std::int64_t>(rows.size()) > limits_.max_sequences) {
-      fail_input("a step of {} tokens and {} sequences: at most {} and {} were made ready for", batch.tokens.size(),
-                 batch.context_lengths.size(), limits_.max_tokens, limits_.max_sequences);
+      fail_input("a step of {} tokens and {} sequences: at most {} and {} were made ready for",
+                 batch.tokens.size(), batch.context_lengths.size(), limits_.max_tokens,
+                 limits_.max_sequences);
     }
   }
 
@@ -183,8 +187,8 @@ class CudaStepRunner final : public StepRunner {
   }
 
   void run(const CudaStep& step, bool greedy) {
-    cuda_check(cuda::feed_drawn(const_cast<std::int32_t*>(step.token_ids), step.tokens, drawn_.as<std::int32_t>(),
-                                rows_, stream_.handle()),
+    cuda_check(cuda::feed_drawn(const_cast<std::int32_t*>(step.token_ids), step.tokens,
+                                drawn_.as<std::int32_t>(), rows_, stream_.handle()),
                "feed_drawn");
     decoder_.run(context(), step, cache_, logits_.as<float>());
     if (step.wanted == 0) return;

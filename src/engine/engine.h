@@ -41,21 +41,21 @@ struct EngineSink {
 
 struct EngineMetrics {
   std::int64_t steps = 0;
-  std::int64_t tokens = 0;   // that went through the model
-  std::int64_t drawn = 0;    // new tokens, stop tokens and surplus ones included
-  double host_seconds = 0;   // of scheduling, building batches and taking results in; waits not included
-  double wait_seconds = 0;   // for the device
+  std::int64_t tokens = 0;  // that went through the model
+  std::int64_t drawn = 0;   // new tokens, stop tokens and surplus ones included
+  double host_seconds = 0;  // of scheduling, building batches and taking results in; waits not included
+  double wait_seconds = 0;  // for the device
 };
 
 // Many requests on one model: schedule -> run -> take in. Not thread-safe: one thread owns it.
 class Engine {
  public:
-  // `model` has to outlive it. Throws kUsage for options that make no sense, kUnsupported when memory does not
-  // suffice.
+  // `model` has to outlive it. Throws kUsage for options that make no sense, kUnsupported when memory does
+  // not suffice.
   Engine(const Model& model, const EngineOptions& options);
 
-  // Queues a request. Throws kInput or kUsage for one that cannot be run (token ids, lengths, sampling values),
-  // with what was wrong; nothing has changed then.
+  // Queues a request. Throws kInput or kUsage for one that cannot be run (token ids, lengths, sampling
+  // values), with what was wrong; nothing has changed then.
   void submit(const EngineRequest& request);
   // Ends a request; false when there is none of this id. Nothing more comes of it.
   bool cancel(std::int64_t id);

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "core/buffer.h"
+#include "core/checked.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/samples.h"
@@ -56,25 +57,30 @@ EncodedTask encode(const Tokenizer& tokenizer, const HellaSwagTask& task, std::i
   return encoded;
 }
 
-// Scores tasks in groups: all contexts in one step, then all endings, which share their context's pages.
-// Pages hold one token, so that a context can end anywhere.
+// Scores tasks in groups: all contexts in one step, then all endings, which share the full pages of their
+// context and feed the rest of it once more. On the CPU pages hold one token, so that there is no rest.
 class TaskScorer {
  public:
-  explicit TaskScorer(const Model& model) : model_(model) { context_.arena = &arena_; }
+  explicit TaskScorer(const Model& model)
+      : model_(model), page_size_(model.device().kind == DeviceKind::kCpu ? 1 : 16) {
+    context_.arena = &arena_;
+  }
 
   std::vector<std::array<double, 4>> score(std::span<const EncodedTask> tasks) {
     std::int64_t pages = 0;
     std::int64_t longest = 0;
     for (const EncodedTask& task : tasks) {
-      pages += task.tokens();
+      const auto length = static_cast<std::int64_t>(task.context.size());
+      pages += pages_for(length);
       for (const auto& ending : task.endings) {
-        longest = std::max(longest, static_cast<std::int64_t>(task.context.size() + ending.size()));
+        pages += pages_for(length % page_size_ + static_cast<std::int64_t>(ending.size()) - 1);
+        longest = std::max(longest, length + static_cast<std::int64_t>(ending.size()));
       }
     }
     if (!cache_ || cache_->pages() < pages)
-      cache_.emplace(model_.config(), std::max(pages, kGroupTokens), 1, model_.device());
+      cache_.emplace(model_.config(), std::max(pages, pages_for(kGroupTokens)), page_size_, model_.device());
     scores_.assign(tasks.size(), {});
-    StepBuilder step(longest);
+    StepBuilder step(pages_for(longest));
     run_contexts(tasks, step);
     run_endings(tasks, step);
     return scores_;
@@ -85,9 +91,9 @@ class TaskScorer {
     std::int64_t page = 0;
     for (const EncodedTask& task : tasks) {
       const auto length = static_cast<std::int64_t>(task.context.size());
-      step.add(task.context, 0, consecutive_pages(page, length));
+      step.add(task.context, 0, consecutive_pages(page, pages_for(length)));
       step.want_last();
-      page += length;
+      page += pages_for(length);
     }
     next_page_ = page;
     const std::int64_t vocab = model_.config().vocab;
@@ -116,16 +122,21 @@ class TaskScorer {
         const std::vector<std::int32_t>& ending = tasks[t].endings[e];
         const auto fed = static_cast<std::int64_t>(ending.size()) - 1;  // the last token predicts nothing
         if (fed == 0) continue;
-        std::vector<std::int32_t> table = consecutive_pages(context_page, length);
-        const std::vector<std::int32_t> own = consecutive_pages(next_page_, fed);
+        const std::int64_t shared = length / page_size_ * page_size_;
+        std::vector<std::int32_t> tokens(tasks[t].context.begin() + static_cast<std::ptrdiff_t>(shared),
+                                         tasks[t].context.end());
+        tokens.insert(tokens.end(), ending.begin(), ending.end() - 1);
+        std::vector<std::int32_t> table = consecutive_pages(context_page, shared / page_size_);
+        const std::vector<std::int32_t> own =
+            consecutive_pages(next_page_, pages_for(static_cast<std::int64_t>(tokens.size())));
         table.insert(table.end(), own.begin(), own.end());
-        next_page_ += fed;
-        step.add(std::span(ending).first(static_cast<std::size_t>(fed)), length, table);
-        step.want(0, fed);
+        next_page_ += static_cast<std::int64_t>(own.size());
+        step.add(tokens, shared, table);
+        step.want(length - shared, length - shared + fed);
         targets_.insert(targets_.end(), ending.begin() + 1, ending.end());
         owners.insert(owners.end(), static_cast<std::size_t>(fed), &scores_[t][e]);
       }
-      context_page += length;
+      context_page += pages_for(length);
     }
     if (targets_.empty()) return;
     probabilities_.resize(targets_.size());
@@ -138,7 +149,10 @@ class TaskScorer {
     for (std::size_t i = 0; i < owners.size(); ++i) *owners[i] += probabilities_[i];
   }
 
+  std::int64_t pages_for(std::int64_t tokens) const { return ceil_div(tokens, page_size_); }
+
   const Model& model_;
+  std::int64_t page_size_;
   std::optional<KvCache> cache_;
   Arena arena_;
   Context context_;

@@ -26,10 +26,10 @@ class StepRunner {
  public:
   virtual ~StepRunner() = default;
 
-  // Starts a step. rows [wanted rows of the batch]: how their tokens are drawn. A token id -1 - r of the batch
-  // stands for what row r of the step before draws. What the arguments point at may change when this returns.
-  // At most two steps may be under way. Throws as Model::forward does; nothing is under way then that was not
-  // before.
+  // Starts a step. rows [wanted rows of the batch]: how their tokens are drawn. A token id -1 - r of the
+  // batch stands for what row r of the step before draws. What the arguments point at may change when this
+  // returns. At most two steps may be under way. Throws as Model::forward does; nothing is under way then
+  // that was not before.
   virtual void start(const Batch& batch, std::span<const SampleRow> rows) = 0;
   // Waits for the oldest step under way: the tokens drawn [its wanted rows], -1 where every logit was NaN or
   // -inf. Valid until the next call but one of start(). Throws kInternal with what a card reports.

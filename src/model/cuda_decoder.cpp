@@ -45,9 +45,10 @@ DeviceBuffer upload_angles(const ModelConfig& config) {
   const std::int64_t positions = config.max_position;
   Buffer table(static_cast<std::size_t>(positions * config.head_dim * 4));
   std::vector<std::int32_t> all(static_cast<std::size_t>(positions));
-  for (std::int64_t i = 0; i < positions; ++i) all[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
-  const TensorView view = TensorView::contiguous(static_cast<void*>(table.data()), DType::kF32,
-                                                 {positions, config.head_dim});
+  for (std::int64_t i = 0; i < positions; ++i)
+    all[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+  const TensorView view =
+      TensorView::contiguous(static_cast<void*>(table.data()), DType::kF32, {positions, config.head_dim});
   rotary_table({}, all, frequencies, view);
   return upload(view, "rotary table");
 }
@@ -73,7 +74,8 @@ GemmDesc describe(std::span<const WeightSource> members, DType out) {
 
 std::int64_t stored_bytes(const WeightSource& source) {
   const auto size = static_cast<std::int64_t>(dtype_size(source.dtype));
-  std::int64_t row = source.pattern.values_per_row(source.k) * size + source.pattern.code_bytes_per_row(source.k);
+  std::int64_t row =
+      source.pattern.values_per_row(source.k) * size + source.pattern.code_bytes_per_row(source.k);
   if (source.scales != nullptr) row += static_cast<std::int64_t>(dtype_size(source.scale_dtype));
   if (source.bias != nullptr) row += static_cast<std::int64_t>(dtype_size(source.bias_dtype));
   return source.n * row;
@@ -87,16 +89,18 @@ class LinearMaker {
   CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out) {
     for (const WeightSource& member : members) {
       const WeightSource& first = members.front();
-      if (member.dtype == first.dtype && member.pattern == first.pattern && member.layout == first.layout) continue;
+      if (member.dtype == first.dtype && member.pattern == first.pattern && member.layout == first.layout)
+        continue;
       fail(ErrorKind::kUnsupported,
-           "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype and pattern "
+           "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype "
+           "and pattern "
            "(run it with --device cpu)",
            name, dtype_word(first.dtype), first.pattern.to_string(), dtype_word(member.dtype),
            member.pattern.to_string());
     }
     const GemmDesc desc = describe(members, out);
-    auto& kernels = kernels_[desc.to_string() + (desc.bias ? dtype_name(desc.bias_dtype) : "") +
-                             std::string(dtype_name(out))];
+    auto& kernels = kernels_[fmt::format("{} {} {} {}", desc.to_string(), desc.bias,
+                                         dtype_name(desc.bias_dtype), dtype_name(out))];
     if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
     if (members.size() == 1) return {name, kernels, members.front()};
     const LayerWeights joined = LayerWeights::joined(desc, members);
@@ -269,9 +273,10 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
   const std::int64_t attend =
       part(2 * tokens * (q_width + 2 * kv_width)) + part(2 * tokens * q_width) +
       std::max({scratch(kQkv), scratch(kOutput), part(cuda::paged_attention_workspace(attention))});
-  const std::int64_t mlp = part(4 * tokens * config_.intermediate) + std::max(scratch(kGateUp), scratch(kDown));
-  const std::int64_t head =
-      2 * part(2 * wanted * config_.hidden) + (wanted == 0 ? 0 : linears_.back().kernels().workspace_bytes(wanted));
+  const std::int64_t mlp =
+      part(4 * tokens * config_.intermediate) + std::max(scratch(kGateUp), scratch(kDown));
+  const std::int64_t head = 2 * part(2 * wanted * config_.hidden) +
+                            (wanted == 0 ? 0 : linears_.back().kernels().workspace_bytes(wanted));
   return 2 * part(2 * tokens * config_.hidden) + std::max({attend, mlp, head}) + 8 * kPart;
 }
 
@@ -414,15 +419,16 @@ CudaDecoder::Stream CudaDecoder::start(const Context& context, const CudaStep& s
   return stream;
 }
 
-void CudaDecoder::run(const Context& context, const CudaStep& step, const KvCache& cache, float* logits) const {
+void CudaDecoder::run(const Context& context, const CudaStep& step, const KvCache& cache,
+                      float* logits) const {
   const Arena::Scope scope(*context.arena);
   const Stream stream = start(context, step);
   run_layers(context, step, cache, stream);
   if (step.wanted > 0) project(context, stream, step.wanted_rows, step.wanted, logits);
 }
 
-void CudaDecoder::run_blocks(const Context& context, const CudaStep& step, const KvCache& cache, float* logits,
-                             std::int64_t block,
+void CudaDecoder::run_blocks(const Context& context, const CudaStep& step, const KvCache& cache,
+                             float* logits, std::int64_t block,
                              const std::function<void(std::int64_t, std::int64_t)>& consume) const {
   const Arena::Scope scope(*context.arena);
   const Stream stream = start(context, step);

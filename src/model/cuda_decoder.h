@@ -21,15 +21,15 @@ struct CudaStep {
   std::int64_t sequences = 0;
   std::int64_t wanted = 0;
   std::int64_t max_blocks = 0;
-  std::int64_t longest_query = 0;             // at most, of any sequence: new tokens
-  std::int64_t longest_context = 0;           // and with those in the cache
-  const std::int32_t* token_ids = nullptr;    // [tokens]
-  const std::int32_t* positions = nullptr;    // [tokens]
-  const std::int32_t* slots = nullptr;        // [tokens]: page * page_size + place in it
-  const std::int32_t* cu_seqlens = nullptr;   // [sequences + 1]
-  const std::int32_t* contexts = nullptr;     // [sequences]
-  const std::int32_t* block_tables = nullptr; // [sequences, max_blocks]
-  const std::int32_t* wanted_rows = nullptr;  // [wanted]
+  std::int64_t longest_query = 0;              // at most, of any sequence: new tokens
+  std::int64_t longest_context = 0;            // and with those in the cache
+  const std::int32_t* token_ids = nullptr;     // [tokens]
+  const std::int32_t* positions = nullptr;     // [tokens]
+  const std::int32_t* slots = nullptr;         // [tokens]: page * page_size + place in it
+  const std::int32_t* cu_seqlens = nullptr;    // [sequences + 1]
+  const std::int32_t* contexts = nullptr;      // [sequences]
+  const std::int32_t* block_tables = nullptr;  // [sequences, max_blocks]
+  const std::int32_t* wanted_rows = nullptr;   // [wanted]
 };
 
 // Copies the indices of batches to the card in stream order, from pinned memory. Batches of equal sizes stand

@@ -44,18 +44,20 @@ class CudaModel final : public CardModel {
     const std::int64_t block = logit_block_rows(decoder_.config());
     const CudaStep step = begin(batch, cache, std::min(block, step_rows(batch)));
     Buffer host(static_cast<std::size_t>(std::min(block, step.wanted) * vocab() * 4));
-    decoder_.run_blocks(context(), step, cache, logits_.as<float>(), block,
-                        [&](std::int64_t first, std::int64_t rows) {
-                          const TensorView view = TensorView::contiguous(static_cast<void*>(host.data()),
-                                                                         DType::kF32, {rows, vocab()});
-                          copy_rows(view, rows);
-                          consume(first, view);
-                        });
+    decoder_.run_blocks(
+        context(), step, cache, logits_.as<float>(), block, [&](std::int64_t first, std::int64_t rows) {
+          const TensorView view =
+              TensorView::contiguous(static_cast<void*>(host.data()), DType::kF32, {rows, vocab()});
+          copy_rows(view, rows);
+          consume(first, view);
+        });
   }
 
  private:
   std::int64_t vocab() const { return decoder_.config().vocab; }
-  static std::int64_t step_rows(const Batch& batch) { return static_cast<std::int64_t>(batch.wanted_rows.size()); }
+  static std::int64_t step_rows(const Batch& batch) {
+    return static_cast<std::int64_t>(batch.wanted_rows.size());
+  }
 
   Context context() {
     Context context;

@@ -52,7 +52,8 @@ ModelSummary summarise_weights(const DecoderWeights& weights) {
 
 }  // namespace
 
-Model::State::State(const ModelConfig& config, std::unique_ptr<WeightReader> source, const ModelOptions& options)
+Model::State::State(const ModelConfig& config, std::unique_ptr<WeightReader> source,
+                    const ModelOptions& options)
     : reader(std::move(source)) {
   if (options.device == DeviceKind::kCuda) {
     card = make_card_model(config, *reader, options);

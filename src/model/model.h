@@ -99,8 +99,8 @@ class Model {
   const ModelConfig& config() const;
   ModelSummary summary() const;
   // logits F32 [wanted_rows, vocab]. A model on a card brings its own stream and memory, and needs a cache
-  // there; logits may be on either side. Throws kInput for token ids outside the vocabulary, positions beyond the
-  // pages or beyond max_position.
+  // there; logits may be on either side. Throws kInput for token ids outside the vocabulary, positions beyond
+  // the pages or beyond max_position.
   void forward(const Context& context, const Batch& batch, const KvCache& cache,
                const TensorView& logits) const;
   // As forward, but hands each block of wanted rows' logits to `consume` (first row index, view [rows,

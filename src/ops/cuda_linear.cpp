@@ -60,8 +60,7 @@ std::map<std::string, std::unique_ptr<PreparedWeights>> CudaLinearKernels::prepa
   for (const std::int64_t m : options_.ms) {
     const auto bound = at(m);
     auto& form = weights[bound->form];
-    if (!form)
-      form = bound->choice.backend->prepare_weights(source, bound->plan.desc, bound->choice.kernel);
+    if (!form) form = bound->choice.backend->prepare_weights(source, bound->plan.desc, bound->choice.kernel);
   }
   return weights;
 }
@@ -103,8 +102,8 @@ void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::
   float* scales = nullptr;
   if (!direct) {
     const auto element = static_cast<std::int64_t>(dtype_size(desc.x));
-    codes = context.arena->allocate(
-        static_cast<std::size_t>(footprint.m_padded * footprint.k_padded * element));
+    codes =
+        context.arena->allocate(static_cast<std::size_t>(footprint.m_padded * footprint.k_padded * element));
     if (quantised) scales = context.arena->allocate<float>(footprint.m_padded);
     cuda::QuantizeArgs args;
     args.producer = input.producer;

@@ -22,7 +22,8 @@ int feed_drawn(std::int32_t* ids, std::int64_t count, const std::int32_t* drawn,
     return cudaErrorInvalidValue;
   if (count == 0) return cudaSuccess;
   const std::int64_t blocks = (count + kThreads - 1) / kThreads;
-  feed<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(ids, count, drawn, rows);
+  feed<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(ids, count, drawn,
+                                                                                          rows);
   return cudaGetLastError();
 }
 

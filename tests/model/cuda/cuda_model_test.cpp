@@ -121,10 +121,10 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
   }
 };
 
-// Prompts of unequal lengths, then single tokens, then a mixed step with an idle sequence. Both sides round to
-// BF16 at the same places but add in other orders: single roundings differ by 2^-8 relative, a quantised input
-// by one code of 127 (INT8) or 2^-4 (FP8) where that moves it over a boundary. Measured on random models this
-// stays well below the limits, while a wrong position, page, scale or head shows as 0.1 and more.
+// Prompts of unequal lengths, then single tokens, then a mixed step with an idle sequence. Both sides round
+// to BF16 at the same places but add in other orders: single roundings differ by 2^-8 relative, a quantised
+// input by one code of 127 (INT8) or 2^-4 (FP8) where that moves it over a boundary. Measured on random
+// models this stays well below the limits, while a wrong position, page, scale or head shows as 0.1 and more.
 TEST_P(CudaModelTest, LogitsAreTheCpus) {
   const CudaModelCase& c = GetParam();
   const Model cpu = make(DeviceKind::kCpu);
@@ -140,7 +140,8 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     EXPECT_LT(relative_distance(got, expected), limit) << what;
   };
   const std::int64_t vocab = cpu.config().vocab;
-  check({some_tokens(1, vocab, 1), some_tokens(130, vocab, 2), some_tokens(17, vocab, 3), some_tokens(64, vocab, 4)},
+  check({some_tokens(1, vocab, 1), some_tokens(130, vocab, 2), some_tokens(17, vocab, 3),
+         some_tokens(64, vocab, 4)},
         "prompts");
   for (std::uint64_t i = 0; i < 3; ++i) {
     check({some_tokens(1, vocab, 10 + i), some_tokens(1, vocab, 20 + i), some_tokens(1, vocab, 30 + i),
@@ -190,12 +191,14 @@ TEST_P(CudaModelTest, BlocksOfLogitsAreAllLogits) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, CudaModelTest,
-    testing::Values(CudaModelCase{"llama_bf16", Family::kLlama, DType::kBF16, "dense", DType::kBF16, 4, 2, 64, true},
-                    CudaModelCase{"llama_int8_6of8", Family::kLlama, DType::kI8, "6:8", DType::kBF16, 4, 1, 64, true},
-                    CudaModelCase{"llama_fp8_2of4", Family::kLlama, DType::kF8E4M3, "2:4", DType::kBF16, 8, 8, 64, false},
-                    CudaModelCase{"qwen2_int8_dense", Family::kQwen2, DType::kI8, "dense", DType::kI8, 4, 2, 128, false},
-                    CudaModelCase{"qwen2_fp8_8of10", Family::kQwen2, DType::kF8E4M3, "8:10", DType::kBF16, 7, 1, 64, false},
-                    CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
+    testing::Values(
+        CudaModelCase{"llama_bf16", Family::kLlama, DType::kBF16, "dense", DType::kBF16, 4, 2, 64, true},
+        CudaModelCase{"llama_int8_6of8", Family::kLlama, DType::kI8, "6:8", DType::kBF16, 4, 1, 64, true},
+        CudaModelCase{"llama_fp8_2of4", Family::kLlama, DType::kF8E4M3, "2:4", DType::kBF16, 8, 8, 64, false},
+        CudaModelCase{"qwen2_int8_dense", Family::kQwen2, DType::kI8, "dense", DType::kI8, 4, 2, 128, false},
+        CudaModelCase{"qwen2_fp8_8of10", Family::kQwen2, DType::kF8E4M3, "8:10", DType::kBF16, 7, 1, 64,
+                      false},
+        CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
