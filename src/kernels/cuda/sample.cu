@@ -15,12 +15,11 @@ struct Piece {
   int end;
 };
 __device__ Piece this_piece(const SamplePlan& p) {
-  const auto block = static_cast<std::int64_t>(blockIdx.x);
-  const std::int64_t row = block / p.pieces;
-  const int number = static_cast<int>(block - row * p.pieces);
+  const unsigned row = blockIdx.x / static_cast<unsigned>(p.pieces);
+  const auto number = static_cast<int>(blockIdx.x % static_cast<unsigned>(p.pieces));
   const int vocab = static_cast<int>(p.args.vocab);
   const int begin = number * kPieceLogits;
-  return {row, number, begin, min(vocab, begin + kPieceLogits)};
+  return {std::int64_t{row}, number, begin, min(vocab, begin + kPieceLogits)};
 }
 
 // The largest logits that a thread has met, and the lowest id of equal ones: its ids ascend.

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kDepth = 4;
+constexpr int kDepth = 2;
 constexpr int kList = 2048;  // tokens; two a thread
 static_assert(kBins == 2 * kThreads && kList == 2 * kThreads);
 
