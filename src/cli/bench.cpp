@@ -163,6 +163,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   const MachineLimits limits = card ? measure_card_limits() : measure_machine_limits();
   std::vector<BenchModelRow> rows;
   const auto measure = [&](const std::vector<BenchSubject>& subjects) {
+    if (!quiet) print_memory(*subjects.front().model);
     for (const BenchSubject& subject : subjects) print_explanation(command.linear, *subject.model, options.m);
     const auto measured = bench_model(subjects, options, [&](const BenchModelRow& row) {
       if (!quiet)

@@ -55,6 +55,7 @@ EvalRow evaluate(const std::string& directory, const EvalOptions& options, const
   ModelOptions model_options = slidesparse::model_options(options.linear, {options.perplexity.window});
   model_options.validate = true;
   const Model model = Model::load(directory, model_options);
+  if (!quiet) print_memory(model);
   print_explanation(options.linear, model, std::span(&options.perplexity.window, 1));
   EvalRow row{directory, model.summary(), 0, std::nullopt, std::nullopt};
   const auto run = [&](const char* title, const auto& body) {

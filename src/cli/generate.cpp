@@ -42,6 +42,7 @@ void run_generate(const GenerateCommand& command, bool quiet) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
+  if (!quiet) print_memory(model);
   print_explanation(command.linear, model, ms);
   emit(command.prompt);
   const GenerateResult result = generate(model, prompt, options, [&](std::int32_t token) {

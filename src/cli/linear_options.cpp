@@ -9,6 +9,8 @@
 #include <tuple>
 
 #include "cli/gemm_subject.h"
+#include "core/cuda/memory.h"
+#include "core/cuda/status.h"
 #include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/text.h"
@@ -27,7 +29,39 @@ double seconds_at_limit(const LinearUse& use, const MachineLimits& limits) {
                   peak > 0 ? ops / peak : 0);
 }
 
+// What libraries and graphs take besides our own buffers.
+constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
+
+// Our buffers get what the limit leaves beside what the driver holds already, the context above all.
+void limit_memory(const std::string& text, bool card) {
+  const std::optional<std::int64_t> limit = parse_bytes(text);
+  if (!limit) fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB", printable(text));
+  if (!card) fail(ErrorKind::kUsage, "--memory-limit {}: goes with a model on a card", printable(text));
+  const std::int64_t taken = cuda_status().devices.front().memory_bytes - free_device_memory();
+  const std::int64_t left = *limit - taken - kOthersBytes;
+  if (left <= 0) {
+    fail(ErrorKind::kUsage, "--memory-limit {}: {} are taken already, and {} are kept for libraries",
+         printable(text), format_bytes(static_cast<double>(taken)),
+         format_bytes(static_cast<double>(kOthersBytes)));
+  }
+  set_device_memory_limit(left);
+}
+
 }  // namespace
+
+void print_memory(const Model& model) {
+  if (model.device().kind != DeviceKind::kCuda) return;
+  const DeviceMemoryUse use = device_memory_use();
+  std::string text;
+  for (const DeviceMemoryUse::Entry& entry : use.by_name) {
+    if (entry.bytes > 0)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", entry.name,
+                          format_bytes(static_cast<double>(entry.bytes)));
+  }
+  fmt::print(
+      stderr, "card memory: {}; {} free{}\n", text, format_bytes(static_cast<double>(free_device_memory())),
+      use.limit > 0 ? fmt::format(", limited to {}", format_bytes(static_cast<double>(use.limit))) : "");
+}
 
 void add_linear_options(CLI::App& app, LinearCommand& command) {
   app.add_option("--device", command.device, "cpu or cuda (default: cuda where there is a card)");
@@ -39,6 +73,8 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
          "--weights", command.weights,
          "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
       ->capture_default_str();
+  app.add_option("--memory-limit", command.memory_limit,
+                 "On a card: behave as if it had only so much memory, 22.4GiB for example");
   app.add_flag("--explain", command.explain,
                "Say on standard error which kernels run, why, and why not others");
 }
@@ -49,6 +85,7 @@ ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_
   options.weights = parse_weight_policy(command.weights);
   options.ms = std::move(ms);
   const bool card = options.device == DeviceKind::kCuda;
+  if (!command.memory_limit.empty()) limit_memory(command.memory_limit, card);
   options.linear.backends = command.backends;
   for (const std::string& name : command.backends) {
     if (backend_named(name).device() != options.device && name != "reference") {

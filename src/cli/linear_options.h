@@ -18,13 +18,17 @@ struct LinearCommand {
   // chosen by rule, so that figures repeat).
   std::string cache;
   std::string weights = "fastest";
+  std::string memory_limit;  // "22.4GiB"; empty: what the card has
   bool explain = false;
 };
 
-// --device, --backend, --cache, --weights and --explain.
+// --device, --backend, --cache, --weights, --memory-limit and --explain.
 void add_linear_options(CLI::App& app, LinearCommand& command);
 // For steps of `ms` tokens. Throws kUsage and kInput for a device, backend, file or policy that is none.
 ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms);
+
+// One line to standard error on who holds how much of the card, when the model is on one.
+void print_memory(const Model& model);
 
 // For each kind of linear (equal shape, dtype and pattern) and M: the kernel, why, measured time and share of
 // this machine's limit where there is one, the runner-up, why not the others.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 namespace slidesparse {
 namespace {
@@ -44,6 +45,31 @@ std::string format_bytes(double bytes) {
   if (unit == 0) return fmt::format("{:.0f} B", bytes);
   const int digits = bytes < 10 ? 2 : bytes < 100 ? 1 : 0;
   return fmt::format("{:.{}f} {}", bytes, digits, kUnits[unit]);
+}
+
+std::optional<std::int64_t> parse_bytes(std::string_view text) {
+  constexpr std::array<std::pair<std::string_view, double>, 10> kUnits{{{"", 1.0},
+                                                                        {"B", 1.0},
+                                                                        {"kB", 1e3},
+                                                                        {"MB", 1e6},
+                                                                        {"GB", 1e9},
+                                                                        {"TB", 1e12},
+                                                                        {"KiB", 0x1p10},
+                                                                        {"MiB", 0x1p20},
+                                                                        {"GiB", 0x1p30},
+                                                                        {"TiB", 0x1p40}}};
+  double number = 0;
+  const auto parsed =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  if (parsed.ec != std::errc() || !(number >= 0)) return {};
+  std::string_view unit(parsed.ptr, static_cast<std::size_t>(text.data() + text.size() - parsed.ptr));
+  if (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
+  for (const auto& [name, factor] : kUnits) {
+    if (unit != name) continue;
+    if (number * factor > 0x1p62) return {};
+    return static_cast<std::int64_t>(number * factor);
+  }
+  return {};
 }
 
 std::string printable(std::string_view text, std::size_t limit) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,10 @@ namespace slidesparse {
 
 // "1.50 GB" (decimal units), "812 B".
 std::string format_bytes(double bytes);
+
+// "22.4GiB", "500 MB", "4096" (bytes): decimal and binary units, a fraction allowed. Nothing for other text,
+// negative sizes and sizes beyond 2^62.
+std::optional<std::int64_t> parse_bytes(std::string_view text);
 
 // Text from outside made safe for one line of a terminal: control characters and invalid UTF-8 become \xNN,
 // and what exceeds `limit` bytes is cut with "...".

@@ -13,6 +13,17 @@ TEST(FormatBytes, UsesDecimalUnits) {
   EXPECT_EQ(format_bytes(2.47e9), "2.47 GB");
 }
 
+TEST(ParseBytes, KnowsBothKindsOfUnits) {
+  EXPECT_EQ(parse_bytes("4096"), 4096);
+  EXPECT_EQ(parse_bytes("0"), 0);
+  EXPECT_EQ(parse_bytes("1.5 kB"), 1500);
+  EXPECT_EQ(parse_bytes("22.4GiB"), 24051816857);
+  EXPECT_EQ(parse_bytes("80GB"), 80000000000);
+  for (const char* text :
+       {"", "GiB", "-1GB", "1 G", "1GB ", "1e3", "nan", "inf", "1gib", "5000000TiB", " 1", "1  kB"})
+    EXPECT_EQ(parse_bytes(text), std::nullopt) << text;
+}
+
 TEST(Printable, DefusesControlCharactersAndBadUtf8) {
   EXPECT_EQ(printable("model.norm"), "model.norm");
   EXPECT_EQ(printable("a\x1b[31mb\n"), "a\\x1b[31mb\\x0a");

@@ -1,4 +1,5 @@
 // What is left of CUDA in a build without it: the answer why.
+#include "core/cuda/memory.h"
 #include "core/cuda/status.h"
 
 namespace slidesparse {
@@ -12,5 +13,11 @@ const CudaStatus& cuda_status() {
 std::int64_t free_device_memory() {
   return 0;
 }
+
+DeviceMemoryUse device_memory_use() {
+  return {};
+}
+
+void set_device_memory_limit(std::int64_t) {}
 
 }  // namespace slidesparse

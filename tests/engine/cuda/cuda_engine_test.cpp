@@ -1,0 +1,140 @@
+// Requests on a card: against themselves, and against the CPU as far as rounding lets them agree.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "core/cuda/status.h"
+#include "core/random.h"
+#include "engine/engine.h"
+#include "engine/generate.h"
+
+namespace slidesparse {
+namespace {
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.hidden = 256;
+  config.intermediate = 512;
+  config.layers = 2;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = 64;
+  config.vocab = 1000;
+  config.max_position = 512;
+  return config;
+}
+
+Model make(DeviceKind device) {
+  ModelOptions options;
+  options.device = device;
+  options.ms = {1, 16, 64};
+  return Model::random(small_config(), DType::kI8, Pattern::parse("6:8"), DType::kI8, 3, options);
+}
+
+EngineRequest some_request(std::int64_t id) {
+  const auto seed = static_cast<std::uint64_t>(id);
+  EngineRequest made;
+  made.request.id = id;
+  const auto length = static_cast<std::int64_t>(1 + random_bits(seed, 0) % 90);
+  for (std::int64_t i = 0; i < length; ++i) {
+    made.request.prompt.push_back(
+        static_cast<std::int32_t>(random_bits(seed, static_cast<std::uint64_t>(100 + i)) % 1000));
+  }
+  made.request.max_new_tokens = static_cast<std::int64_t>(1 + random_bits(seed, 1) % 30);
+  made.sampling.seed = seed;
+  if (id % 4 == 1) made.sampling.temperature = 0.8;
+  if (id % 8 == 3) made.sampling.repetition_penalty = 1.3;
+  return made;
+}
+
+using Outputs = std::map<std::int64_t, std::vector<std::int32_t>>;
+
+Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool overlap, bool graphs,
+            std::int64_t* preemptions = nullptr) {
+  EngineOptions options;
+  options.scheduler.max_batched_tokens = 128;
+  options.scheduler.max_sequences = 12;
+  options.scheduler.max_context = 160;
+  options.pages = pages;
+  options.page_size = 16;
+  options.overlap = overlap;
+  options.graphs = graphs;
+  Engine engine(model, options);
+  for (std::int64_t id = 0; id < requests; ++id) engine.submit(some_request(id));
+  Outputs outputs;
+  EngineSink sink;
+  sink.on_finish = [&](const FinishedRequest& finished) {
+    outputs[finished.id].assign(finished.output.begin(), finished.output.end());
+  };
+  sink.on_error = [](std::int64_t id, const std::string& why) { ADD_FAILURE() << id << ": " << why; };
+  while (engine.turn(sink)) {
+  }
+  EXPECT_EQ(engine.scheduler().blocks().used(), 0);
+  if (preemptions != nullptr) *preemptions = engine.scheduler().preemptions();
+  return outputs;
+}
+
+class CudaEngine : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
+  }
+};
+
+TEST_F(CudaEngine, TwiceTheSameAndOfTheRightLength) {
+  const Model card = make(DeviceKind::kCuda);
+  const Outputs first = run(card, 40, 400, true, true);
+  ASSERT_EQ(first.size(), 40u);
+  for (const auto& [id, output] : first) {
+    EXPECT_EQ(static_cast<std::int64_t>(output.size()), some_request(id).request.max_new_tokens) << id;
+    for (const std::int32_t token : output) EXPECT_TRUE(token >= 0 && token < 1000) << id;
+  }
+  EXPECT_EQ(run(card, 40, 400, true, true), first);
+}
+
+// Another order of adding moves a logit by a rounding, which changes a token only where two are nearly equal;
+// from there on outputs go apart. So: nearly all first tokens, and most of all others. A wrong page,
+// position, scale or a token fed to the wrong sequence leaves one in a thousand.
+void expect_mostly_equal(const Outputs& a, const Outputs& b) {
+  std::int64_t first = 0, equal = 0, all = 0;
+  for (const auto& [id, output] : b) {
+    const std::vector<std::int32_t>& other = a.at(id);
+    ASSERT_EQ(other.size(), output.size()) << id;
+    first += other[0] == output[0] ? 1 : 0;
+    for (std::size_t i = 0; i < output.size() && other[i] == output[i]; ++i) ++equal;
+    all += static_cast<std::int64_t>(output.size());
+  }
+  EXPECT_GE(first, static_cast<std::int64_t>(b.size()) * 9 / 10);
+  EXPECT_GE(equal, all * 6 / 10);
+}
+
+TEST_F(CudaEngine, GraphsOverlapAndPreemptionChangeNothingOfNote) {
+  const Model card = make(DeviceKind::kCuda);
+  const Outputs plain = run(card, 40, 400, false, false);
+  expect_mostly_equal(run(card, 40, 400, false, true), plain);
+  expect_mostly_equal(run(card, 40, 400, true, false), plain);
+  std::int64_t preemptions = 0;
+  expect_mostly_equal(run(card, 40, 30, true, true, &preemptions), plain);
+  EXPECT_GT(preemptions, 0);
+}
+
+TEST_F(CudaEngine, AgreesWithTheCpu) {
+  const Model cpu = make(DeviceKind::kCpu);
+  const Model card = make(DeviceKind::kCuda);
+  const Outputs expected = run(cpu, 24, 400, false, false);
+  expect_mostly_equal(run(card, 24, 400, true, true), expected);
+  // One request by itself, as `generate` runs it.
+  Outputs alone, alone_expected;
+  for (std::int64_t id = 0; id < 12; ++id) {
+    const EngineRequest request = some_request(id);
+    GenerateOptions options;
+    options.max_tokens = request.request.max_new_tokens;
+    options.sampling = request.sampling;
+    alone[id] = generate(card, request.request.prompt, options).tokens;
+    alone_expected[id] = expected.at(id);
+  }
+  expect_mostly_equal(alone, alone_expected);
+}
+
+}  // namespace
+}  // namespace slidesparse
