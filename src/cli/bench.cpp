@@ -160,7 +160,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   if (options.m.empty()) options.m = {phase == BenchPhase::kPrefill ? std::int64_t{512} : std::int64_t{1}};
   const ModelOptions model_options = slidesparse::model_options(command.linear, options.m);
   const bool card = model_options.device == DeviceKind::kCuda;
-  const MachineLimits limits = card ? measure_card_limits() : measure_machine_limits();
+  const MachineLimits limits = measure_limits(model_options.device);
   std::vector<BenchModelRow> rows;
   const auto measure = [&](const std::vector<BenchSubject>& subjects) {
     if (!quiet) print_memory(*subjects.front().model);

@@ -15,14 +15,6 @@ constexpr int kRounds = 15;
 // With rests between windows, fewer: each costs 60 ms.
 constexpr int kRestedRounds = 7;
 
-MachineLimits limits_of(DeviceKind device) {
-#ifdef SLIDESPARSE_HAVE_CUDA
-  if (device == DeviceKind::kCuda) return measure_card_limits();
-#endif
-  require(device == DeviceKind::kCpu, "a bench on a GPU in a build without CUDA");
-  return measure_machine_limits();
-}
-
 std::vector<Pattern> with_dense(const std::vector<Pattern>& patterns) {
   std::vector<Pattern> all{Pattern()};
   for (const Pattern& pattern : patterns) {
@@ -48,7 +40,7 @@ class ChosenBench {
   }
 
   GemmBenchResult run() {
-    result_.limits = limits_of(options_.device);
+    result_.limits = measure_limits(options_.device);
     warn_if_busy();
     for (const GemmShape& shape : options_.shapes) {
       for (const DType dtype : options_.dtypes) run_shape(shape, dtype);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/fail.h"
 #include "core/parallel.h"
 #include "core/samples.h"
 #include "kernels/cpu/gemm_kernels.h"
@@ -70,6 +71,14 @@ MachineLimits measure_machine_limits(double seconds) {
   limits.int8_ops_per_second = product_rate(DType::kI8, seconds);
   limits.bf16_flops_per_second = product_rate(DType::kBF16, seconds);
   return limits;
+}
+
+MachineLimits measure_limits(DeviceKind device) {
+#ifdef SLIDESPARSE_HAVE_CUDA
+  if (device == DeviceKind::kCuda) return measure_card_limits();
+#endif
+  require(device == DeviceKind::kCpu, "limits of a card in a build without CUDA");
+  return measure_machine_limits();
 }
 
 std::int64_t last_level_cache_bytes() {

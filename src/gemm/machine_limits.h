@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/cpu.h"
+#include "core/device.h"
 #include "slidesparse/core/dtype.h"
 
 namespace slidesparse {
@@ -30,6 +31,8 @@ MachineLimits measure_machine_limits(double seconds = 0.3);
 // states for the chip at its boost clock, dense (src/gemm/cuda_limits.cpp); 0 for chips that are not listed.
 MachineLimits measure_card_limits();
 #endif
+// Of either device. Throws kInternal for a card in a build without CUDA.
+MachineLimits measure_limits(DeviceKind device);
 
 // Bytes of the last-level cache; a guess of 64 MiB where the system does not say.
 std::int64_t last_level_cache_bytes();

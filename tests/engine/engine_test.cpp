@@ -121,7 +121,7 @@ INSTANTIATE_TEST_SUITE_P(Engines, EngineTest,
                                          EngineCase{"one_at_a_time", true, 16, 1, 200},
                                          EngineCase{"few_pages", false, 48, 8, 18},
                                          EngineCase{"few_pages_overlap", true, 48, 8, 18}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& which) { return which.param.name; });
 
 Engine small_engine() {
   EngineOptions options;

@@ -199,7 +199,7 @@ INSTANTIATE_TEST_SUITE_P(
         CudaModelCase{"qwen2_fp8_8of10", Family::kQwen2, DType::kF8E4M3, "8:10", DType::kBF16, 7, 1, 64,
                       false},
         CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& which) { return which.param.name; });
 
 }  // namespace
 }  // namespace slidesparse
