@@ -7,10 +7,11 @@
 #   sparse    cusparselt beside the bare library   own       bench gemm of a packed directory, each --weights
 #   verify    one model tuned, 72 problems checked against every candidate
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
+#   models    tests of whole models, then Qwen2.5-7B FP8 tuned, prefill and decode
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,12s/^# //p' "$0" >&2; exit 2; }
 run=$1/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
 shift
@@ -75,6 +76,17 @@ step_choice() {
     slidesparse --quiet bench gemm --model "$model" --dtype fp8,int8 --patterns dense,2:4,6:8 --m 64,333,2048,16384 \
       --cache "$cache" --backend all --min-seconds 0.04 --json "$out/choice-$model.json" | grep -E 'sum|layer|card'
   done
+}
+
+step_models() {
+  "$run" tests --only 'model_cuda_test'
+  "$run" tests --only 'engine_cuda_test'
+  slidesparse --quiet tune --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --cache "$cache" --m 16,64,256,512,1024,4096,16384 |
+    tail -n 2
+  slidesparse bench prefill --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 1024,16384 --cache "$cache" \
+    --json "$out/prefill.json"
+  slidesparse bench decode --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 64,512 --steps 64 --runs 3 --cache "$cache" \
+    --json "$out/decode.json"
 }
 
 for step in "$@"; do

@@ -122,9 +122,7 @@ std::string explain_linears(const Model& model, std::span<const std::int64_t> ms
                           choice.kernel.sparse ? "" : ", DENSE");
       text += fmt::format("  chosen: {}\n", choice.reason);
       if (choice.seconds > 0) {
-        if (!limits) {
-          limits = measure_limits(model.device().kind);
-        }
+        if (!limits) limits = measure_limits(model.device().kind);
         text += fmt::format("  {:.1f} us, {:.0f} % of the limit\n", 1e6 * choice.seconds,
                             100 * seconds_at_limit(use, *limits) / choice.seconds);
       }
