@@ -26,6 +26,8 @@ namespace {
 
 enum Fused : int { kQkv, kOutput, kGateUp, kDown };
 constexpr std::int64_t kPart = 256;  // what arenas round up to on a card
+// No backend takes more: 64 MiB for a library and a tile of sums of at most 256 MiB, with room.
+constexpr std::int64_t kMostScratch = std::int64_t{352} << 20;
 
 std::int64_t part(std::int64_t bytes) {
   return round_up(bytes, kPart);
@@ -261,7 +263,11 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
                                           std::int64_t longest_query, std::int64_t longest_context) const {
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t kv_width = config_.kv_heads * config_.head_dim;
-  const auto scratch = [&](int which) { return linear(0, which).kernels().workspace_bytes(tokens); };
+  // Fewer tokens may run on kernels that want more.
+  const auto scratch_of = [](const CudaLinearKernels& kernels, std::int64_t m) {
+    return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
+  };
+  const auto scratch = [&](int which) { return scratch_of(linear(0, which).kernels(), tokens); };
   cuda::PagedAttentionArgs attention;
   attention.m = tokens;
   attention.sequences = sequences;
@@ -276,7 +282,7 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
   const std::int64_t mlp =
       part(4 * tokens * config_.intermediate) + std::max(scratch(kGateUp), scratch(kDown));
   const std::int64_t head = 2 * part(2 * wanted * config_.hidden) +
-                            (wanted == 0 ? 0 : linears_.back().kernels().workspace_bytes(wanted));
+                            (wanted == 0 ? 0 : scratch_of(linears_.back().kernels(), wanted));
   return 2 * part(2 * tokens * config_.hidden) + std::max({attend, mlp, head}) + 8 * kPart;
 }
 

@@ -17,7 +17,7 @@ constexpr std::int64_t kPart = 256;
 // Plans are small, but ragged steps have any number of tokens: beyond this many the memory is emptied.
 constexpr std::size_t kMaxPlans = 1024;
 
-std::int64_t input_bytes(const GemmDesc& desc, const Footprint& footprint) {
+std::int64_t bytes_of_input(const GemmDesc& desc, const Footprint& footprint) {
   return round_up(footprint.m_padded * footprint.k_padded * static_cast<std::int64_t>(dtype_size(desc.x)),
                   kPart) +
          round_up(footprint.m_padded * 4, kPart);
@@ -51,7 +51,11 @@ std::shared_ptr<const CudaLinearKernels::Bound> CudaLinearKernels::at(std::int64
 
 std::int64_t CudaLinearKernels::workspace_bytes(std::int64_t m) const {
   const auto bound = at(m);
-  return input_bytes(desc_, bound->footprint) + round_up(bound->plan.workspace_bytes, kPart) + 4 * kPart;
+  return bytes_of_input(desc_, bound->footprint) + round_up(bound->plan.workspace_bytes, kPart) + 4 * kPart;
+}
+
+std::int64_t CudaLinearKernels::input_bytes(std::int64_t m) const {
+  return bytes_of_input(desc_, at(m)->footprint);
 }
 
 std::map<std::string, std::unique_ptr<PreparedWeights>> CudaLinearKernels::prepare(

@@ -43,6 +43,7 @@ class CudaLinearKernels {
   const std::vector<KeptForm>& forms() const { return forms_; }
   // Scratch of run() for m tokens: their quantised form and what the kernel takes.
   std::int64_t workspace_bytes(std::int64_t m) const;
+  std::int64_t input_bytes(std::int64_t m) const;  // of that, the quantised form
   // Weights in every kept form. Synchronises.
   std::map<std::string, std::unique_ptr<PreparedWeights>> prepare(const WeightSource& source) const;
 
