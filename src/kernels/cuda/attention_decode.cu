@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attention_plan.cuh"
+#include "kernels/cuda/attention_softmax.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 
 // Attention of one query token a sequence. A block owns a part of the context of one sequence and the heads

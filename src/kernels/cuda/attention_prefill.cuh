@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_plan.cuh"
+#include "kernels/cuda/attention_softmax.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 
 // Attention of sequences with at least two query tokens. A block owns up to 64 kAtoms queries of one head of

@@ -55,8 +55,8 @@ AttentionScene::AttentionScene(const AttentionCase& wanted, std::uint64_t seed) 
   set_sequences(case_.sequences, seed + 1);
 }
 
-// Pages are handed out in no order. Positions of a context hold random values, everything else all bits set:
-// NaN, which nobody may see.
+// Pages are handed out in no order, the first to nobody. Positions of a context hold random values,
+// everything else all bits set: NaN, which nobody may see.
 void AttentionScene::fill_cache(std::uint64_t seed) {
   Random random(seed);
   const auto sequences = static_cast<std::int64_t>(case_.sequences.size());
@@ -64,6 +64,7 @@ void AttentionScene::fill_cache(std::uint64_t seed) {
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i);
   for (std::size_t i = order.size(); i > 1; --i)
     std::swap(order[i - 1], order[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(i)))]);
+  std::erase(order, 0);
   tables_.assign(order.begin(), order.begin() + sequences * max_blocks_);
   const std::int64_t row = case_.kv_heads * case_.head_dim;
   const auto count = static_cast<std::size_t>(pages_ * case_.page_size * row);

@@ -24,7 +24,7 @@ struct AttentionCase {
     std::int64_t tokens = 0;   // of this step
     std::int64_t context = 0;  // with them
   };
-  std::vector<Sequence> sequences;
+  std::vector<Sequence> sequences = {};
   float q_size = 1.5f;     // standard deviation: how sharp softmax is
   std::int64_t q_pad = 0;  // columns of q's rows behind the last head
   std::int64_t out_pad = 0;

@@ -142,8 +142,8 @@ TEST_F(CudaPagedAttentionSpeed, Prefill) {
       const std::int64_t sequences = 16384 / tokens;
       Bench bench(cache, sequences, tokens, tokens);
       const double seconds = bench.seconds();
-      const double flops = 4.0 * static_cast<double>(kHeads * kHeadDim * sequences) *
-                           static_cast<double>(tokens * (tokens + 1) / 2);
+      const double flops = 2.0 * static_cast<double>(kHeads * kHeadDim * sequences) *
+                           static_cast<double>(tokens * (tokens + 1));
       fmt::print("prefill {}, {} sequences of {}: {:.1f} us, {:.0f} TFLOP/s\n", dtype_name(cache), sequences,
                  tokens, seconds * 1e6, 1e-12 * flops / seconds);
     }
