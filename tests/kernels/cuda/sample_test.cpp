@@ -55,6 +55,22 @@ TEST_F(CudaSample, EqualsTheCpu) {
   }
 }
 
+// One token more or less moves what is drawn nearly always when all that stay weigh about the same.
+TEST_F(CudaSample, TopKAndTopPCutAtTheVeryToken) {
+  const CudaStream stream;
+  for (const std::string_view kind : {"equal", "normal", "dominant"}) {
+    SCOPED_TRACE(kind);
+    SampleCase c = make_case(kind, 5000, 120, 0, false);
+    for (std::size_t i = 0; i < c.row.size(); ++i) {
+      c.row[i] = {
+          .temperature = 5, .top_k = i < 60 ? static_cast<std::int32_t>(2 + i) : 0, .seed = i, .index = 1};
+      if (i >= 60) c.row[i].top_p = static_cast<float>(i - 59) * 2e-3f;
+    }
+    check_sample(c, stream);
+    if (HasFailure()) return;
+  }
+}
+
 TEST_F(CudaSample, ManyRows) {
   const CudaStream stream;
   for (const std::int64_t rows : {3, 64, 257}) {
