@@ -79,7 +79,6 @@ step_choice() {
 }
 
 step_models() {
-  "$run" tests --only 'model_cuda_test'
   "$run" tests --only 'engine_cuda_test'
   slidesparse --quiet tune --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --cache "$cache" --m 16,64,256,512,1024,4096,16384 |
     tail -n 2

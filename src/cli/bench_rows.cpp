@@ -56,7 +56,10 @@ double ratio_to_dense(const std::map<std::string, double>& dense, const BenchMod
 }
 
 double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
-  const double peak = row.dtype == "int8" ? limits.int8_ops_per_second : limits.bf16_flops_per_second;
+  const DType dtype = row.dtype == kInt8Word  ? DType::kI8
+                      : row.dtype == kFp8Word ? DType::kF8E4M3
+                                              : DType::kBF16;
+  const double peak = limits.ops_per_second(dtype);
   const double bytes =
       limits.read_bytes_per_second > 0 ? 1e9 * row.gigabytes_per_second / limits.read_bytes_per_second : 0;
   const double ops = peak > 0 ? 1e9 * row.gigaflops_per_second / peak : 0;

@@ -121,7 +121,9 @@ Feasibility cublaslt_supports(const GemmDesc& desc, const KernelDesc& kernel, in
   if (method.two_roundings && desc.bias)
     return Feasibility::no("rounds its sums before it adds the bias: more than 2 ulp where they cancel");
   if (method.tail) return {};
-  if (desc.out != DType::kBF16) return Feasibility::no("writes BF16 only");
+  if (desc.out != sums_dtype(method.sums))
+    return Feasibility::no(fmt::format("writes {} only", dtype_name(sums_dtype(method.sums))));
+  if (desc.bias && desc.out != DType::kBF16) return Feasibility::no("adds a bias to BF16 only");
   if (desc.n % kAlignment != 0 || row_stride_out(desc) % (kAlignment / 2) != 0) {
     return Feasibility::no(
         fmt::format("N={} with row stride {}: multiples of {} and {} can be written directly", desc.n,

@@ -27,12 +27,13 @@ struct Method {
 };
 
 // KernelDesc::id is the index.
-inline constexpr std::array<Method, 6> kMethods{{
+inline constexpr std::array<Method, 7> kMethods{{
     {"cublaslt F8_E4M3 fast-accum outer-vector", DType::kF8E4M3, CUDA_R_16BF, true, false, false},
     {"cublaslt F8_E4M3 fast-accum F32+tail", DType::kF8E4M3, CUDA_R_32F, false, true, false},
     {"cublaslt F8_E4M3 fast-accum BF16+tail", DType::kF8E4M3, CUDA_R_16BF, false, true, true},
     {"cublaslt I8 I32+tail", DType::kI8, CUDA_R_32I, false, true, false},
     {"cublaslt BF16", DType::kBF16, CUDA_R_16BF, false, false, false},
+    {"cublaslt BF16 to F32", DType::kBF16, CUDA_R_32F, false, false, false},
     {"cublaslt BF16 F32+tail", DType::kBF16, CUDA_R_32F, false, true, false},
 }};
 
