@@ -7,12 +7,14 @@
 #   sparse    cusparselt beside the bare library   own       bench gemm of a packed directory, each --weights
 #   verify    one model tuned, 72 problems checked against every candidate
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
-#   models    tests of whole models, then Qwen2.5-7B FP8 tuned, prefill and decode
+#   models    tests of whole models, then Qwen2.5-7B tuned, prefill and decode
+#   limited   Qwen2.5-14B's decode in 22.4 GiB     speed     attention and sampling alone
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,12s/^# //p' "$0" >&2; exit 2; }
-run=$1/run
+[ $# -ge 2 ] || { sed -n '2,13s/^# //p' "$0" >&2; exit 2; }
+here=$1
+run=$here/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
 shift
 out=${SLIDESPARSE_MEASURE_OUT:-build/gpu-measure}
@@ -78,14 +80,17 @@ step_choice() {
   done
 }
 
+step_speed() { LD_LIBRARY_PATH="$here/lib" "$here/bin/kernels_cuda_test" --gtest_filter='*Speed*' --gtest_brief=1; }
+step_limited() {
+  slidesparse bench decode --model qwen2.5-14b --dtype fp8 --patterns 6:8 --m 64,128 --steps 32 --runs 2 --weights smallest \
+    --memory-limit 22.4GiB --cache "$cache"
+}
 step_models() {
   "$run" tests --only 'engine_cuda_test'
-  slidesparse --quiet tune --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --cache "$cache" --m 16,64,256,512,1024,4096,16384 |
-    tail -n 2
-  slidesparse bench prefill --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 1024,16384 --cache "$cache" \
-    --json "$out/prefill.json"
-  slidesparse bench decode --model qwen2.5-7b --dtype fp8 --patterns dense,2:4,6:8 --m 64,512 --steps 64 --runs 3 --cache "$cache" \
-    --json "$out/decode.json"
+  local options=(--model qwen2.5-7b --dtype fp8,int8 --patterns dense,2:4,6:8 --cache "$cache")
+  slidesparse --quiet tune "${options[@]}" --m 64,256,512,1024,4096,16384 | tail -n 2
+  slidesparse --quiet bench prefill "${options[@]}" --m 1024,4096,16384 --json "$out/prefill.json" | grep -v '^ran'
+  slidesparse --quiet bench decode "${options[@]}" --m 64,256,512 --steps 64 --runs 3 --json "$out/decode.json" | grep -v '^ran'
 }
 
 for step in "$@"; do
