@@ -9,10 +9,11 @@
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
 #   models    tests of whole models, then Qwen2.5-7B tuned, prefill and decode
 #   limited   Qwen2.5-14B's decode in 22.4 GiB     speed     attention and sampling alone
+#   shares    where the time of a step goes (ncu)
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,13s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,14s/^# //p' "$0" >&2; exit 2; }
 here=$1
 run=$here/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
@@ -91,6 +92,15 @@ step_models() {
   slidesparse --quiet tune "${options[@]}" --m 64,256,512,1024,4096,16384 | tail -n 2
   slidesparse --quiet bench prefill "${options[@]}" --m 1024,4096,16384 --json "$out/prefill.json" | grep -v '^ran'
   slidesparse --quiet bench decode "${options[@]}" --m 64,256,512 --steps 64 --runs 3 --json "$out/decode.json" | grep -v '^ran'
+}
+
+step_shares() {
+  local what
+  for what in 'decode --m 64 --steps 3' 'prefill --m 16384'; do
+    # shellcheck disable=SC2086
+    LD_LIBRARY_PATH="$here/lib" ncu --csv --metrics gpu__time_duration.sum --clock-control none "$here/bin/slidesparse" --quiet bench $what \
+      --model qwen2.5-7b --dtype fp8 --patterns dense --runs 1 --cache "$cache" | { echo "== $what"; python3 tools/step_shares.py; }
+  done
 }
 
 for step in "$@"; do
