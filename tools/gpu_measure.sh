@@ -98,7 +98,7 @@ step_shares() {
   local what
   for what in 'decode --m 64 --steps 3' 'prefill --m 16384'; do
     # shellcheck disable=SC2086
-    LD_LIBRARY_PATH="$here/lib" ncu --csv --metrics gpu__time_duration.sum --clock-control none "$here/bin/slidesparse" --quiet bench $what \
+    LD_LIBRARY_PATH="$here/lib" ncu --csv --print-kernel-base function --metrics gpu__time_duration.sum --clock-control none "$here/bin/slidesparse" --quiet bench $what \
       --model qwen2.5-7b --dtype fp8 --patterns dense --runs 1 --cache "$cache" | { echo "== $what"; python3 tools/step_shares.py; }
   done
 }

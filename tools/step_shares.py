@@ -1,6 +1,6 @@
 """Where the time of a model's step on a card goes, from Nsight Compute's durations.
 
-Usage: ncu --csv --metrics gpu__time_duration.sum --clock-control none slidesparse --quiet bench decode ... | python3 step_shares.py
+Usage: ncu --csv --print-kernel-base function --metrics gpu__time_duration.sum --clock-control none slidesparse --quiet bench decode ... | python3 step_shares.py
 Takes the last step that ran (it begins with the look-up of the embedding and gathers rows twice for the head) and prints, for each kind of
 kernel, launches, microseconds and share. Each kernel runs alone here, caches as the one before left them.
 """
@@ -9,9 +9,9 @@ import csv
 import re
 import sys
 
-KINDS = [("finish_qkv", r"finish_qkv|qkv"), ("attention", r"attention|attend|decode_parts|join"), ("quantise, norm, SiLU", r"quantize|rms|silu|stream|spread|norm"),
-         ("gather", r"gather"), ("drawing tokens", r"sample|greedy|draw|feed|pick"), ("tail", r"tail"),
-         ("product", r"cutlass|gemm|nvjet|xmma|cublas|splitK|cusparselt")]
+KINDS = [("attention", r"^(decode|prefill|join)_kernel"), ("norms of heads, rotary, cache", r"^qkv_kernel"), ("quantise, norm, SiLU", r"^quantize"),
+         ("rows by id", r"^gather_kernel"), ("drawing tokens", r"^(greedy|pick|histogram|scan|top|raw_sum|max_of_pieces|feed)"), ("tail", r"^tail_kernel"),
+         ("products", r"device_kernel|gemm|nvjet|xmma|cublas|splitK|cusparselt")]
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
         value = float(row["Metric Value"].replace(",", ""))
         unit = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3}[row["Metric Unit"]]
         rows.append((row["Kernel Name"], value * unit))
-    gathers = [i for i, (name, _) in enumerate(rows) if "gather" in name]
+    gathers = [i for i, (name, _) in enumerate(rows) if name.startswith("gather_kernel")]
     if len(gathers) < 3:
         sys.exit(f"error: {len(rows)} kernels, {len(gathers)} of them gather rows: no whole step")
     step = rows[gathers[-3]:]
