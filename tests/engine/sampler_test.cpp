@@ -141,6 +141,7 @@ TEST(Sampler, GoesOnAtAnIndex) {
   const SamplingOptions options{.temperature = 1.0, .repetition_penalty = 1.3, .seed = 9};
   Sampler whole(options);
   std::vector<std::int32_t> tokens;
+  tokens.reserve(12);
   for (int i = 0; i < 12; ++i) tokens.push_back(whole.sample(logits));
   Sampler rest(options, 5);
   rest.see(std::span(tokens).first(5));
