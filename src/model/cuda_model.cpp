@@ -13,6 +13,8 @@
 namespace slidesparse {
 namespace {
 
+constexpr std::int64_t kMostHeadsOfOne = 16;  // kernels/cuda/paged_attention.h
+
 class CudaModel final : public CardModel {
  public:
   CudaModel(const ModelConfig& config, WeightReader& reader, const ModelOptions& options)
@@ -108,6 +110,13 @@ class CudaModel final : public CardModel {
 std::unique_ptr<CardModel> make_card_model(const ModelConfig& config, WeightReader& reader,
                                            const ModelOptions& options) {
   if (!cuda_status().available) fail(ErrorKind::kUnsupported, "--device cuda: {}", cuda_status().reason);
+  if ((config.head_dim != 64 && config.head_dim != 128) || config.heads > kMostHeadsOfOne * config.kv_heads) {
+    fail(ErrorKind::kUnsupported,
+         "{}: {} heads of {}, {} of keys and values: attention on a card knows heads of 64 and 128, at most "
+         "{} to one "
+         "of keys and values; run it with --device cpu",
+         reader.describe(), config.heads, config.head_dim, config.kv_heads, kMostHeadsOfOne);
+  }
   return std::make_unique<CudaModel>(config, reader, options);
 }
 

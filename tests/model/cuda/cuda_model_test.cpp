@@ -7,6 +7,7 @@
 #include "core/cuda/status.h"
 #include "core/random.h"
 #include "model/model.h"
+#include "slidesparse/core/error.h"
 
 namespace slidesparse {
 namespace {
@@ -187,6 +188,20 @@ TEST_P(CudaModelTest, BlocksOfLogitsAreAllLogits) {
     blocks.insert(blocks.end(), logits.as<float>(), logits.as<float>() + logits.shape.count());
   });
   EXPECT_EQ(blocks, all);
+}
+
+TEST(CudaModel, HeadsThatAttentionDoesNotKnowAreRefused) {
+  if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
+  ModelConfig config = config_of({"", Family::kLlama, DType::kI8, "dense", DType::kI8, 4, 2, 32, true});
+  ModelOptions options;
+  options.device = DeviceKind::kCuda;
+  try {
+    Model::random(config, DType::kI8, Pattern(), DType::kI8, 1, options);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(std::string(error.what()).find("4 heads of 32"), std::string::npos) << error.what();
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
