@@ -55,6 +55,21 @@ DeviceBuffer upload_angles(const ModelConfig& config) {
   return upload(view, "rotary table");
 }
 
+// RMSNorm of the residual and what is added to it (may be null); the sum goes to `residual_out` (may be
+// null).
+CudaLinearInput normed(const ModelConfig& config, const void* residual, const void* update,
+                       const DeviceBuffer& weight, void* residual_out) {
+  CudaLinearInput input;
+  input.producer = cuda::Producer::kRmsNorm;
+  input.x = residual;
+  input.residual_out = residual_out;
+  input.ldx = config.hidden;
+  input.update = update;
+  input.norm_weight = weight.data();
+  input.eps = static_cast<float>(config.rms_eps);
+  return input;
+}
+
 GemmDesc describe(std::span<const WeightSource> members, DType out) {
   const WeightSource& first = members.front();
   GemmDesc desc;
@@ -291,17 +306,11 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t width = q_width + 2 * config_.kv_heads * config_.head_dim;
   const Norms& norms = norms_[static_cast<std::size_t>(layer)];
-  const auto eps = static_cast<float>(config_.rms_eps);
   const Arena::Scope scope(*context.arena);
   auto* const qkv = context.arena->allocate<std::uint16_t>(stream.m * width);
   auto* const attended = context.arena->allocate<std::uint16_t>(stream.m * q_width);
-  CudaLinearInput input;
-  input.producer = cuda::Producer::kRmsNorm;
-  input.x = input.residual_out = stream.residual;
-  input.ldx = config_.hidden;
-  input.update = layer == 0 ? nullptr : stream.update;
-  input.norm_weight = norms.input.data();
-  input.eps = eps;
+  const CudaLinearInput input =
+      normed(config_, stream.residual, layer == 0 ? nullptr : stream.update, norms.input, stream.residual);
   linear(layer, kQkv).run(context, input, stream.m, qkv);
 
   const KvPages pages = cache.layer(layer);
@@ -320,7 +329,7 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   finish.head_dim = config_.head_dim;
   finish.q_norm = config_.qk_norm ? norms.query.data() : nullptr;
   finish.k_norm = config_.qk_norm ? norms.key.data() : nullptr;
-  finish.eps = eps;
+  finish.eps = static_cast<float>(config_.rms_eps);
   finish.rotary_table = angles_.as<float>();
   finish.max_positions = config_.max_position;
   finish.positions = step.positions;
@@ -375,13 +384,9 @@ void CudaDecoder::run_layers(const Context& context, const CudaStep& step, const
     run_attention(context, step, cache, layer, stream);
     const Arena::Scope scope(*context.arena);
     auto* const gate_up = context.arena->allocate<std::uint16_t>(stream.m * 2 * config_.intermediate);
-    CudaLinearInput input;
-    input.producer = cuda::Producer::kRmsNorm;
-    input.x = input.residual_out = stream.residual;
-    input.ldx = config_.hidden;
-    input.update = stream.update;
-    input.norm_weight = norms_[static_cast<std::size_t>(layer)].post_attention.data();
-    input.eps = static_cast<float>(config_.rms_eps);
+    const CudaLinearInput input =
+        normed(config_, stream.residual, stream.update,
+               norms_[static_cast<std::size_t>(layer)].post_attention, stream.residual);
     linear(layer, kGateUp).run(context, input, stream.m, gate_up);
     CudaLinearInput down;
     down.producer = cuda::Producer::kSiluMul;
@@ -407,13 +412,7 @@ void CudaDecoder::project(const Context& context, const Stream& stream, const st
     gather.out = to;
     cuda_check(cuda::gather_rows(gather, context.stream), "gather_rows");
   }
-  CudaLinearInput input;
-  input.producer = cuda::Producer::kRmsNorm;
-  input.x = residual;
-  input.ldx = config_.hidden;
-  input.update = update;
-  input.norm_weight = final_norm_.data();
-  input.eps = static_cast<float>(config_.rms_eps);
+  const CudaLinearInput input = normed(config_, residual, update, final_norm_, nullptr);
   linears_.back().run(context, input, count, logits);
 }
 
