@@ -96,6 +96,7 @@ TEST_F(TunerFile, KernelsThatLostTheCardAreNotRunAgain) {
   options.ms = {65};
   TuningCache cache(kHere);
   const GemmDesc desc = track_desc(options.shapes[0], Pattern(), 65, {});
+  if (race_entrants(desc, {}).size() < 2) GTEST_SKIP() << "this processor has one kernel for it";
   const KernelDesc first = race_entrants(desc, {}).front().kernel;
   TunedKernel lost;
   lost.backend = first.backend;

@@ -25,9 +25,9 @@ const std::map<std::string, std::set<std::string>> kArrows{
     {"kernels", {"core", "format"}},
     {"gemm", {"core", "format", "kernels", "quant"}},
     {"ops", {"core", "format", "kernels", "gemm"}},
-    {"model", {"core", "format", "prune", "quant", "io", "gemm", "ops"}},
+    {"model", {"core", "format", "prune", "quant", "io", "kernels", "gemm", "ops"}},
     {"convert", {"core", "format", "prune", "quant", "io", "model"}},
-    {"engine", {"core", "format", "io", "gemm", "ops", "model"}},
+    {"engine", {"core", "format", "io", "kernels", "gemm", "ops", "model"}},
     {"cli", {"core", "format", "prune", "quant", "io", "gemm", "ops", "model", "convert", "engine"}},
 };
 
