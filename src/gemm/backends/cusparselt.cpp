@@ -28,7 +28,6 @@ namespace {
 using cusparselt::check;
 using cusparselt::has_plan;
 using cusparselt::kAlignment;
-using cusparselt::kDenseStep;
 using cusparselt::kMethods;
 using cusparselt::Matrix;
 using cusparselt::Method;
