@@ -32,16 +32,15 @@ std::int64_t part(std::int64_t bytes) {
   return round_up(bytes, kPart);
 }
 
-DeviceBuffer upload(const TensorView& view, const char* name) {
+DeviceBuffer upload(const TensorView& view, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(view.byte_size(), name);
-  const CudaStream stream;
   copy_to_device(buffer.data(), view.data, view.byte_size(), stream.handle());
   stream.synchronize();
   return buffer;
 }
 
 // Cosines and sines of every position: the CPU's own, so that both rotate by the same numbers.
-DeviceBuffer upload_angles(const ModelConfig& config) {
+DeviceBuffer upload_angles(const ModelConfig& config, const CudaStream& stream) {
   const std::vector<float> frequencies = rotary_frequencies(config.rope, config.head_dim);
   const std::int64_t positions = config.max_position;
   Buffer table(static_cast<std::size_t>(positions * config.head_dim * 4));
@@ -51,7 +50,21 @@ DeviceBuffer upload_angles(const ModelConfig& config) {
   const TensorView view =
       TensorView::contiguous(static_cast<void*>(table.data()), DType::kF32, {positions, config.head_dim});
   rotary_table({}, all, frequencies, view);
-  return upload(view, "rotary table");
+  return upload(view, "rotary table", stream);
+}
+
+// Sizes alone: what its workspace depends on.
+cuda::PagedAttentionArgs attention_of(const ModelConfig& config, std::int64_t tokens, std::int64_t sequences,
+                                      std::int64_t longest_query, std::int64_t longest_context) {
+  cuda::PagedAttentionArgs attention;
+  attention.m = tokens;
+  attention.sequences = sequences;
+  attention.longest_query = longest_query;
+  attention.longest_context = longest_context;
+  attention.heads = config.heads;
+  attention.kv_heads = config.kv_heads;
+  attention.head_dim = config.head_dim;
+  return attention;
 }
 
 // RMSNorm of the residual and what is added to it (may be null); the sum goes to `residual_out` (may be
@@ -86,15 +99,6 @@ GemmDesc describe(std::span<const WeightSource> members, DType out) {
     if (member.bias_dtype != DType::kBF16) desc.bias_dtype = DType::kF32;
   }
   return desc;
-}
-
-std::int64_t stored_bytes(const WeightSource& source) {
-  const auto size = static_cast<std::int64_t>(dtype_size(source.dtype));
-  std::int64_t row =
-      source.pattern.values_per_row(source.k) * size + source.pattern.code_bytes_per_row(source.k);
-  if (source.scales != nullptr) row += static_cast<std::int64_t>(dtype_size(source.scale_dtype));
-  if (source.bias != nullptr) row += static_cast<std::int64_t>(dtype_size(source.bias_dtype));
-  return source.n * row;
 }
 
 // Makes fused linears; those of one shape share their kernels.
@@ -134,6 +138,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
                          const std::function<void(std::int64_t, std::int64_t)>& progress)
     : config_(config) {
   const auto staging = hold_weight_staging();
+  const CudaStream stream;
   const WeightTable table = weight_table(config);
   const TensorView embedding = reader.plain({table.embedding, {config.vocab, config.hidden}});
   summary_.embedding_bytes = embedding.byte_size();
@@ -143,7 +148,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
     const auto norm = [&](const char* name, std::int64_t width) {
       const TensorView view = reader.plain({layer + name, {width}});
       summary_.other_bytes += view.byte_size();
-      return upload(view, "norms");
+      return upload(view, "norms", stream);
     };
     Norms& norms = norms_.emplace_back();
     norms.input = norm("input_layernorm.weight", config.hidden);
@@ -167,29 +172,19 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
     if (progress) progress(static_cast<std::int64_t>(linears_.size()), total);
   }
   const TensorView final_norm = reader.plain({"model.norm.weight", {config.hidden}});
-  final_norm_ = upload(final_norm, "norms");
+  final_norm_ = upload(final_norm, "norms", stream);
   summary_.other_bytes += final_norm.byte_size();
   const LinearSpec head{table.head, config.vocab, config.hidden};
   const WeightSource source = reader.head(head, embedding);
   linears_.push_back(maker.make(head.name, std::span(&source, 1), DType::kF32));
   // A tied head in BF16 is the embedding.
   const bool shared = source.values == embedding.data && linears_.back().dense_rows().data != nullptr;
-  if (!shared) embedding_ = upload(embedding, "embedding");
+  if (!shared) embedding_ = upload(embedding, "embedding", stream);
   summary_.head_bytes = source.values == embedding.data ? 0 : stored_bytes(source);
   summary_.dtype = dtypes.size() == 1 ? *dtypes.begin() : "mixed";
   summary_.pattern = patterns.size() == 1 ? *patterns.begin() : "mixed";
-  angles_ = upload_angles(config);
+  angles_ = upload_angles(config, stream);
   if (progress) progress(total, total);
-}
-
-std::vector<DeviceMemoryUse::Entry> CudaDecoder::memory() const {
-  std::int64_t linears = 0, norms = final_norm_.size() + angles_.size();
-  for (std::size_t i = 0; i + 1 < linears_.size(); ++i) linears += linears_[i].allocated_bytes();
-  for (const Norms& one : norms_)
-    norms += one.input.size() + one.post_attention.size() + one.query.size() + one.key.size();
-  return {{"linears", linears},
-          {"embedding and head", embedding_.size() + linears_.back().allocated_bytes()},
-          {"norms and rotary table", norms}};
 }
 
 // What lives through the whole pass, and the widest of what a layer holds besides.
@@ -208,14 +203,8 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
     return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
   };
   const auto scratch = [&](int which) { return scratch_of(linear(0, which).kernels(), tokens); };
-  cuda::PagedAttentionArgs attention;
-  attention.m = tokens;
-  attention.sequences = sequences;
-  attention.longest_query = longest_query;
-  attention.longest_context = longest_context;
-  attention.heads = config_.heads;
-  attention.kv_heads = config_.kv_heads;
-  attention.head_dim = config_.head_dim;
+  const cuda::PagedAttentionArgs attention =
+      attention_of(config_, tokens, sequences, longest_query, longest_context);
   const std::int64_t attend =
       part(2 * tokens * (q_width + 2 * kv_width)) + part(2 * tokens * q_width) +
       std::max({scratch(kQkv), scratch(kOutput), part(cuda::paged_attention_workspace(attention))});
@@ -264,18 +253,12 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
 
   {
     const Arena::Scope inner(*context.arena);
-    cuda::PagedAttentionArgs attention;
+    cuda::PagedAttentionArgs attention =
+        attention_of(config_, stream.m, step.sequences, step.longest_query, step.longest_context);
     attention.q = qkv;
     attention.ldq = width;
     attention.out = attended;
     attention.ldout = q_width;
-    attention.m = stream.m;
-    attention.sequences = step.sequences;
-    attention.longest_query = step.longest_query;
-    attention.longest_context = step.longest_context;
-    attention.heads = config_.heads;
-    attention.kv_heads = config_.kv_heads;
-    attention.head_dim = config_.head_dim;
     attention.cu_seqlens = step.cu_seqlens;
     attention.context_lengths = step.contexts;
     attention.block_tables = step.block_tables;

@@ -29,8 +29,6 @@ class CudaDecoder {
   ModelSummary summary() const { return summary_; }
   // Of all linears, head last.
   const std::vector<CudaLinear>& linears() const { return linears_; }
-  // On the card, by what it is for.
-  std::vector<DeviceMemoryUse::Entry> memory() const;
 
   // Arena bytes of run().
   std::int64_t workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,

@@ -124,8 +124,7 @@ Pattern Linear::pattern() const {
   return state_->source.pattern;
 }
 
-std::int64_t Linear::stored_bytes() const {
-  const WeightSource& source = state_->source;
+std::int64_t stored_bytes(const WeightSource& source) {
   const auto value_size = static_cast<std::int64_t>(dtype_size(source.dtype));
   std::int64_t row = 0;
   std::int64_t shared = 0;
@@ -139,6 +138,10 @@ std::int64_t Linear::stored_bytes() const {
   if (source.scales != nullptr) row += static_cast<std::int64_t>(dtype_size(source.scale_dtype));
   if (source.bias != nullptr) row += static_cast<std::int64_t>(dtype_size(source.bias_dtype));
   return source.n * row + shared;
+}
+
+std::int64_t Linear::stored_bytes() const {
+  return slidesparse::stored_bytes(state_->source);
 }
 
 std::int64_t Linear::workspace_bytes(std::int64_t m, DType out) const {

@@ -16,6 +16,9 @@ struct LinearOptions {
   std::shared_ptr<const TuningCache> measured{};  // null: by rule
 };
 
+// Bytes of values, codes, scales, bias and permutation as they are stored.
+std::int64_t stored_bytes(const WeightSource& source);
+
 // Activations ready for the linears that read them: quantised once for a whole fused group.
 struct QuantisedInput {
   TensorView codes;               // [m, k] I8 or F8_E4M3, or the BF16 activations themselves
