@@ -10,7 +10,8 @@
 // Without measurements of a problem, these rules, fastest first. They were measured (docs/measurements.md);
 // nothing here depends on data or on the clock. On the CPU:
 //   1. cpu stream   M <= 6: rows are read once from memory and expanded in registers.
-//   2. cpu amx      any weights and M on a machine with AMX.
+//   2. cpu amx      any weights and M on a machine with AMX; cpu tiles: many tokens where AVX2 is the best
+//   there is.
 //   3. cpu onednn   dense weights on such a machine.
 //   4. cpu panel    any M.
 //   5. cpu onednn   dense weights elsewhere: it needs a copy of the weights and is no faster than the panel.
@@ -50,7 +51,8 @@ Candidate judge(const Backend& backend, const KernelDesc& kernel) {
       if (has_amx()) return {&backend, kernel, 3, "dense weights and AMX"};
       return {&backend, kernel, 5, "dense weights"};
     case CpuMethod::kTiles:
-      return {&backend, kernel, 2, "many tokens and AMX: a panel of rows is expanded once for all of them"};
+      return {&backend, kernel, 2,
+              "many tokens: a panel of rows is expanded once for all of them, in groups of tokens"};
     default:
       return {&backend, kernel, 4, "many tokens: a panel of rows is expanded once for all of them"};
   }

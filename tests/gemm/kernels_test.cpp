@@ -130,7 +130,7 @@ TEST_P(EveryKernel, TakesNoTokens) {
 }
 
 // What a token gives must depend on nothing but the token: not on its neighbours, the threads or the time.
-// oneDNN's floating-point sums are the exception, and those on AMX tiles have an order of their own.
+// oneDNN's floating-point sums are the exception, and those of tiles (AMX, AVX2) have an order of their own.
 TEST_P(EveryKernel, GivesEachTokenTheSameBitsInEveryBatch) {
   const Backend& cpu = backend_named("cpu");
   for (GemmDesc desc : every_layout(base(1, 37, 2500))) {
@@ -142,7 +142,8 @@ TEST_P(EveryKernel, GivesEachTokenTheSameBitsInEveryBatch) {
       for (const KernelDesc& kernel : cpu.kernels()) {
         const bool onednn = kernel.name.find("onednn") != std::string::npos;
         if (onednn && desc.w != DType::kI8) continue;
-        const bool tiles = kernel.name.ends_with("amx") && desc.w != DType::kI8;
+        const bool tiles =
+            (kernel.name.ends_with("amx") || kernel.name.ends_with("tiles")) && desc.w != DType::kI8;
         for (const std::int64_t m : {1, 4, 13}) {
           GemmDesc some = desc;
           some.m = m;

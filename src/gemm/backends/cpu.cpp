@@ -31,7 +31,10 @@ Feasibility CpuBackend::feasible(const GemmDesc& desc, const KernelDesc& kernel)
   if (entry.method == CpuMethod::kStream && desc.m > largest_stream_m()) {
     return Feasibility::no(fmt::format("for M up to {}", largest_stream_m()));
   }
-  if (entry.method == CpuMethod::kTiles && !has_amx()) return Feasibility::no("needs AMX");
+  if (entry.method == CpuMethod::kTiles && entry.isa == Isa::kAvx512 && !has_amx())
+    return Feasibility::no("needs AMX");
+  if (entry.method == CpuMethod::kTiles && entry.isa == Isa::kAvx2 && desc.m < smallest_tile_m())
+    return Feasibility::no(fmt::format("for M of {} and more", smallest_tile_m()));
   if (entry.method == CpuMethod::kOneDnn) return onednn_feasible(desc);
   return {};
 }

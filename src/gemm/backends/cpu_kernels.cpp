@@ -6,14 +6,14 @@
 namespace slidesparse {
 namespace {
 
-std::string_view method_name(CpuMethod method) {
+std::string_view method_name(CpuMethod method, Isa isa) {
   switch (method) {
     case CpuMethod::kStream:
       return "stream";
     case CpuMethod::kPanel:
       return "panel";
     case CpuMethod::kTiles:
-      return "amx";
+      return isa == Isa::kAvx2 ? "tiles" : "amx";
     case CpuMethod::kOneDnn:
       return "onednn";
   }
@@ -25,7 +25,7 @@ std::vector<CpuKernel> make_list(Isa isa) {
   for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
     for (const CpuMethod method : {CpuMethod::kStream, CpuMethod::kPanel, CpuMethod::kTiles}) {
       if (method == CpuMethod::kStream && gemm_kernels(isa, dtype).stream == nullptr) continue;
-      if (method == CpuMethod::kTiles && isa != Isa::kAvx512) continue;
+      if (method == CpuMethod::kTiles && isa == Isa::kPortable) continue;
       list.push_back({method, dtype, Layout::kDense, Pattern(), isa});
       for (int n = 2; n <= 8; ++n)
         list.push_back({method, dtype, Layout::kPacked, Pattern::of_half_group(n), isa});
@@ -54,7 +54,7 @@ KernelDesc describe(const CpuKernel& kernel, int id) {
                                ? std::string(layout_name(kernel.layout))
                                : fmt::format("{} {}", layout_name(kernel.layout), kernel.pattern.to_string());
   std::string name = fmt::format("cpu/{} {} {} {}", isa_name(kernel.isa), form, dtype_name(kernel.dtype),
-                                 method_name(kernel.method));
+                                 method_name(kernel.method, kernel.isa));
   KernelDesc description;
   description.backend = "cpu";
   description.name = std::move(name);
@@ -73,6 +73,10 @@ const CpuKernel& cpu_kernel(const KernelDesc& kernel) {
 
 std::int64_t largest_stream_m() {
   return kStreamTokens;
+}
+
+std::int64_t smallest_tile_m() {
+  return kTokenGroup / 2;
 }
 
 }  // namespace slidesparse

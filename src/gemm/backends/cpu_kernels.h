@@ -11,7 +11,7 @@ namespace slidesparse {
 enum class CpuMethod {
   kStream,  // rows expanded in registers, few tokens: decode
   kPanel,  // a panel of rows expanded into scratch that stays in the second-level cache, any number of tokens
-  kTiles,  // such a panel multiplied on AMX tiles
+  kTiles,  // such a panel against groups of tokens: on AMX tiles, or in registers with AVX2
   kOneDnn,  // oneDNN's matmul on dense weights in its own layout
 };
 
@@ -32,5 +32,7 @@ const CpuKernel& cpu_kernel(const KernelDesc& kernel);
 
 // Largest M of a streaming kernel.
 std::int64_t largest_stream_m();
+// Smallest M of AVX2's tiles: below, most of a group of tokens would be zeros.
+std::int64_t smallest_tile_m();
 
 }  // namespace slidesparse

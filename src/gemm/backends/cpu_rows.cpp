@@ -241,8 +241,9 @@ class Run {
 RowsPlan plan_rows(const GemmDesc& desc, const CpuKernel& kernel) {
   RowsPlan plan;
   plan.rows = geometry(desc);
-  plan.kernels =
-      kernel.method == CpuMethod::kTiles ? &amx_gemm_kernels(desc.w) : &gemm_kernels(kernel.isa, desc.w);
+  plan.kernels = kernel.method != CpuMethod::kTiles ? &gemm_kernels(kernel.isa, desc.w)
+                 : kernel.isa == Isa::kAvx2         ? &avx2_tile_kernels(desc.w)
+                                                    : &amx_gemm_kernels(desc.w);
   plan.stream = kernel.method == CpuMethod::kStream;
   plan.blocks = plan.rows.blocks();
   plan.panel_element = desc.w == DType::kI8 ? 1 : 2;

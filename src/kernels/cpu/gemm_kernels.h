@@ -27,7 +27,7 @@ inline constexpr std::int64_t kChunkBlocksBf16 = 16;
 // Tokens that a tile takes at most, and rows that tiles and streaming kernels take at a time.
 inline constexpr std::int64_t kTileTokens = 6;
 inline constexpr std::int64_t kTileRows = 4;
-// Tokens that tiles of AMX take together.
+// Tokens that tiles of AMX, or of AVX2, take together.
 inline constexpr std::int64_t kTokenGroup = 16;
 // Tokens that a streaming kernel takes at most.
 inline constexpr std::int64_t kStreamTokens = 6;
@@ -88,7 +88,7 @@ struct GemmKernels {
   // that were: the limit of `tile`. Null where there is no such instruction to speak of.
   std::int64_t (*peak)(std::int64_t rounds) = nullptr;
 
-  // The same as `tile` for machines with tiles (AMX): null otherwise. Tokens are in groups of kTokenGroup,
+  // The same as `tile` for many tokens, with AMX or AVX2: null otherwise. Tokens are in groups of kTokenGroup,
   // each brought into the order that tiles want by `arrange`, zeros where there are no tokens; any tokens.
   // `x` points to the first group's first block; x_stride as for rows: a group takes kTokenGroup * x_stride
   // elements, a block of it kTokenGroup * kBlockSlots. Sums are of use after the call with `last`; room for
@@ -109,6 +109,8 @@ const GemmKernels& gemm_kernels(Isa isa, DType dtype);
 
 const GemmKernels& portable_gemm_kernels(DType dtype);
 const GemmKernels& avx2_gemm_kernels(DType dtype);
+// Panels of packed and dense rows against groups of tokens; sums have an order of their own.
+const GemmKernels& avx2_tile_kernels(DType dtype);
 const GemmKernels& avx512_i8_gemm_kernels();
 const GemmKernels& avx512_f8_gemm_kernels();
 const GemmKernels& avx512_bf16_gemm_kernels();

@@ -1,6 +1,7 @@
 // Attention in FP32 arithmetic, compiled for each instruction set that has no BF16 dot products: the
-// including file defines SLIDESPARSE_TARGET and SLIDESPARSE_ATTENTION (the name of the table). Inner loops
-// have constant trip counts, so the compiler keeps their accumulators in registers.
+// including file defines SLIDESPARSE_TARGET and SLIDESPARSE_ATTENTION (the name of the table). Sums are
+// vectors of the compiler's own kind in unrolled loops, so that they stay in registers; it makes of them what
+// the target has.
 #include <algorithm>
 #include <cstring>
 
@@ -13,6 +14,17 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kRowTile = 4;
+constexpr int kHalf = 8;
+
+// Eight floats anywhere in memory.
+using Vector [[gnu::vector_size(32), gnu::aligned(4), gnu::may_alias]] = float;
+
+const Vector& vector_at(const float* from) {
+  return *reinterpret_cast<const Vector*>(from);
+}
+Vector& vector_at(float* from) {
+  return *reinterpret_cast<Vector*>(from);
+}
 constexpr float kLowest = -1e30f;
 
 std::int64_t padded_dim(std::int64_t head_dim) {
@@ -66,15 +78,21 @@ std::int64_t attend_scratch_bytes(std::int64_t head_dim) {
 // score[r][j] = q[r] . key[j] for kRowTile rows and all keys of a block.
 SLIDESPARSE_TARGET void score_tile(const float* q, const float* keys, std::int64_t head_dim, float* score) {
   for (int chunk = 0; chunk < kKeyBlock; chunk += kLanes) {
-    float acc[kRowTile][kLanes] = {};
+    Vector acc[kRowTile][2] = {};
     for (std::int64_t i = 0; i < head_dim; ++i) {
       const float* key = keys + i * kKeyBlock + chunk;
+#pragma GCC unroll 4
       for (int r = 0; r < kRowTile; ++r) {
         const float value = q[r * head_dim + i];
-        for (int lane = 0; lane < kLanes; ++lane) acc[r][lane] += value * key[lane];
+        acc[r][0] += value * vector_at(key);
+        acc[r][1] += value * vector_at(key + kHalf);
       }
     }
-    for (int r = 0; r < kRowTile; ++r) std::memcpy(score + r * kKeyBlock + chunk, acc[r], sizeof(acc[r]));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowTile; ++r) {
+      vector_at(score + r * kKeyBlock + chunk) = acc[r][0];
+      vector_at(score + r * kKeyBlock + chunk + kHalf) = acc[r][1];
+    }
   }
 }
 
@@ -82,33 +100,64 @@ SLIDESPARSE_TARGET void score_tile(const float* q, const float* keys, std::int64
 SLIDESPARSE_TARGET void value_tile(const float* p, const float* values, std::int64_t width, int keys,
                                    float* out) {
   for (std::int64_t chunk = 0; chunk < width; chunk += kLanes) {
-    float acc[kRowTile][kLanes];
-    for (int r = 0; r < kRowTile; ++r) std::memcpy(acc[r], out + r * width + chunk, sizeof(acc[r]));
+    Vector acc[kRowTile][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowTile; ++r) {
+      acc[r][0] = vector_at(out + r * width + chunk);
+      acc[r][1] = vector_at(out + r * width + chunk + kHalf);
+    }
     for (int j = 0; j < keys; ++j) {
       const float* value = values + j * width + chunk;
+#pragma GCC unroll 4
       for (int r = 0; r < kRowTile; ++r) {
         const float weight = p[r * kKeyBlock + j];
-        for (int lane = 0; lane < kLanes; ++lane) acc[r][lane] += weight * value[lane];
+        acc[r][0] += weight * vector_at(value);
+        acc[r][1] += weight * vector_at(value + kHalf);
       }
     }
-    for (int r = 0; r < kRowTile; ++r) std::memcpy(out + r * width + chunk, acc[r], sizeof(acc[r]));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowTile; ++r) {
+      vector_at(out + r * width + chunk) = acc[r][0];
+      vector_at(out + r * width + chunk + kHalf) = acc[r][1];
+    }
   }
+}
+
+// The largest of a row of scores times `scale`, and of `highest`.
+SLIDESPARSE_TARGET float largest_of(const float* score, float scale, float highest) {
+  Vector most[2];
+  most[0] = most[1] = Vector{} + highest;
+  for (int j = 0; j < kKeyBlock; j += kLanes) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const Vector scaled = vector_at(score + j + half * kHalf) * scale;
+      most[half] = scaled > most[half] ? scaled : most[half];
+    }
+  }
+  for (int lane = 0; lane < kHalf; ++lane) {
+    highest = std::max(highest, most[0][lane]);
+    highest = std::max(highest, most[1][lane]);
+  }
+  return highest;
 }
 
 // Turns one row of scores into weights e^(s - max), of which the first `visible` count; rescales what was
 // summed before.
 SLIDESPARSE_TARGET void soften_row(float* score, int visible, float scale, float* largest, float* sum,
                                    float* out, std::int64_t width) {
-  float highest = *largest;
-  for (int j = 0; j < visible; ++j) highest = std::max(highest, score[j] * scale);
+  for (int j = visible; j < kKeyBlock; ++j) score[j] = kLowest;
+  const float highest = largest_of(score, scale, *largest);
   const float shrink = fast_exp(*largest - highest);
-  float lanes[kLanes] = {};
-  for (int j = 0; j < kKeyBlock; ++j) {
-    score[j] = j < visible ? fast_exp(score[j] * scale - highest) : 0.0f;
-    lanes[j % kLanes] += score[j];
+  for (int j = 0; j < kKeyBlock; ++j) score[j] = fast_exp(score[j] * scale - highest);
+  for (int j = visible; j < kKeyBlock; ++j) score[j] = 0.0f;
+  Vector lanes[2] = {};
+  for (int j = 0; j < kKeyBlock; j += kLanes) {
+    lanes[0] += vector_at(score + j);
+    lanes[1] += vector_at(score + j + kHalf);
   }
   float total = 0;
-  for (const float lane : lanes) total += lane;
+  for (int lane = 0; lane < kHalf; ++lane) total += lanes[0][lane];
+  for (int lane = 0; lane < kHalf; ++lane) total += lanes[1][lane];
   *sum = *sum * shrink + total;
   *largest = highest;
   if (shrink != 1.0f) {
