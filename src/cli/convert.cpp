@@ -4,26 +4,68 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
+#include "core/fail.h"
 #include "core/text.h"
 
 namespace slidesparse {
 namespace {
 
 struct ConvertCommand {
-  std::string source, target, pattern, dtype;
+  std::string source, target, dtype, statistics;
+  std::vector<std::string> patterns;
+  std::string layout = "slide";
   std::string method = "magnitude";
   std::string head = "bf16";
   ConvertOptions options;
 };
 
+PackedLayout parse_layout_option(const std::string& text) {
+  if (text == "slide") return PackedLayout::kSlide;
+  if (text == "split") return PackedLayout::kSplit;
+  fail(ErrorKind::kUsage, "layout \"{}\": there are slide and split", printable(text));
+}
+
+// "6:8" or "6:8/split".
+void parse_pattern_and_layout(const std::string& text, Pattern& pattern, PackedLayout& layout) {
+  const std::size_t slash = text.find('/');
+  pattern = parse_pattern_option(text.substr(0, slash));
+  if (slash != std::string::npos) layout = parse_layout_option(text.substr(slash + 1));
+}
+
+// "6:8/split", "*.down_proj=8:10", ...: one default, the others for what their globs match.
+void parse_patterns(const std::vector<std::string>& texts, ConvertOptions& options) {
+  bool found = false;
+  for (const std::string& text : texts) {
+    if (text.find('=') != std::string::npos) continue;
+    if (found) {
+      fail(ErrorKind::kUsage, "--pattern: {} is a second default; exceptions look like '*.down_proj=8:10'",
+           printable(text));
+    }
+    parse_pattern_and_layout(text, options.pattern, options.layout);
+    found = true;
+  }
+  if (!found)
+    fail(ErrorKind::kUsage, "--pattern: the default is missing; give one as in '6:8,*.down_proj=8:10'");
+  for (const std::string& text : texts) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos) continue;
+    PatternRule rule{text.substr(0, equals), Pattern(), options.layout};
+    parse_pattern_and_layout(text.substr(equals + 1), rule.pattern, rule.layout);
+    options.rules.push_back(std::move(rule));
+  }
+}
+
 void run_convert(ConvertCommand& command, bool quiet) {
   ConvertOptions& options = command.options;
   options.source = command.source;
   options.target = command.target;
-  options.pattern = parse_pattern_option(command.pattern);
+  options.layout = parse_layout_option(command.layout);
+  parse_patterns(command.patterns, options);
+  options.statistics = command.statistics;
   options.dtype = parse_dtype_option(command.dtype);
   options.head = parse_head_option(command.head);
   options.method = parse_prune_method(command.method);
@@ -50,10 +92,43 @@ void add_convert(CLI::App& app, const GlobalOptions& global) {
                    "Hugging Face directory: BF16, FP16, FP32 or compressed-tensors W8A8")
       ->required();
   command->add_option("DST", options->target, "Directory to write; appears when it is complete")->required();
-  command->add_option("--pattern", options->pattern, "kept:group, one of " + pattern_list())->required();
+  command
+      ->add_option("--pattern", options->patterns,
+                   "kept:group, one of " + pattern_list() +
+                       ", with /slide or /split behind it if the layout differs from --layout; exceptions as "
+                       "GLOB=PATTERN, comma-separated")
+      ->required()
+      ->delimiter(',');
+  command
+      ->add_option(
+          "--layout", options->layout,
+          "slide: the pattern in every group of channels; split: some channels 2:4, the others dense")
+      ->capture_default_str();
   command->add_option("--dtype", options->dtype, "int8, fp8 or bf16")->required();
   command
-      ->add_option("--method", options->method, "magnitude, or none: only check that the pattern is obeyed")
+      ->add_option(
+          "--method", options->method,
+          "sparsegpt (best, changes the kept weights too), wanda, magnitude (no data needed), or none: only "
+          "check that the pattern is obeyed")
+      ->capture_default_str();
+  command->add_option("--calibration", options->options.calibration.text,
+                      "Text that sparsegpt and wanda run the model on (UTF-8; - for standard input)");
+  command->add_option("--samples", options->options.calibration.samples, "Windows of the calibration text")
+      ->capture_default_str();
+  command->add_option("--sample-length", options->options.calibration.sample_length, "Tokens of a window")
+      ->capture_default_str();
+  command->add_option("--seed", options->options.calibration.seed, "Which windows")->capture_default_str();
+  command->add_option(
+      "--statistics", options->statistics,
+      "Directory of what was learnt about the inputs: read when it is there (then no --calibration is "
+      "needed), else written");
+  command
+      ->add_option("--dampening", options->options.dampening,
+                   "sparsegpt: share of the mean second moment added")
+      ->capture_default_str();
+  command
+      ->add_option("--refits", options->options.refits,
+                   "sparsegpt: steps that adjust the kept weights once more after all masks are settled")
       ->capture_default_str();
   command->add_option("--skip", options->options.skip,
                       "Glob of linears that stay dense (repeatable); q/k/v and gate/up go together");

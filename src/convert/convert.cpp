@@ -1,29 +1,47 @@
 #include "convert/convert.h"
 
 #include <algorithm>
+#include <optional>
+#include <set>
+#include <span>
 
+#include "convert/calibrated_run.h"
 #include "convert/convert_plan.h"
 #include "convert/directory_job.h"
 #include "convert/linear_writer.h"
+#include "convert/pruned_group.h"
 #include "convert/source_digest.h"
 #include "core/dtype_words.h"
 #include "core/fail.h"
+#include "core/interrupt.h"
+#include "core/log.h"
 #include "core/progress.h"
 #include "core/samples.h"
 #include "core/text.h"
 #include "core/version.h"
 #include "io/json.h"
 #include "model/config.h"
+#include "model/weights.h"
 
 namespace slidesparse {
 namespace {
 
-std::string identity_of(const ModelDirectory& source, const ConvertOptions& options) {
+std::string identity_of(const ModelDirectory& source, const ConvertOptions& options,
+                        const CalibrationSource& calibration) {
+  Json rules = Json::array();
+  for (const PatternRule& rule : options.rules)
+    rules.push_back({rule.glob, rule.pattern.to_string(), packed_layout_name(rule.layout)});
   const Json identity = {{"job", "convert"},
                          {"tool_version", kVersion},
                          {"format_version", PackedInfo::kFormatVersion},
                          {"source", Json::parse(source_identity(source))},
                          {"pattern", options.pattern.to_string()},
+                         {"layout", packed_layout_name(options.layout)},
+                         {"rules", rules},
+                         {"calibration", calibration.origin.calibration},
+                         {"statistics", calibration.origin.along},
+                         {"dampening", options.dampening},
+                         {"refits", options.refits},
                          {"dtype", dtype_name(options.dtype)},
                          {"method", prune_method_name(options.method)},
                          {"skip", options.skip},
@@ -56,9 +74,12 @@ std::string item_payload(const TensorDigests& digests, const std::string& layer_
 
 class Conversion {
  public:
-  Conversion(const ModelDirectory& source, const ConvertOptions& options, ConvertPlan plan, DirectoryJob& job)
+  Conversion(const ModelDirectory& source, const ModelConfig& config, const ConvertOptions& options,
+             const CalibrationSource& calibration, ConvertPlan plan, DirectoryJob& job)
       : source_(source),
+        config_(config),
         options_(options),
+        calibration_(calibration),
         plan_(std::move(plan)),
         job_(job),
         progress_("convert", total_bytes(), Progress::Unit::kBytes, options.quiet),
@@ -77,13 +98,8 @@ class Conversion {
         return std::string();
       });
     }
-    for (const LinearTask& task : plan_.linears) {
-      const std::string layer =
-          do_item(task.name, input_bytes(task), bytes_of(task.weight), [&](TensorDigests& digests) {
-            return layer_report_to_json(streamer_.convert(task, options_.method, digests));
-          });
-      report_.layers.push_back(layer_report_from_json(layer));
-    }
+    if (calibration_.text) run_calibrated();
+    convert_linears();
     report_.source_sha256 = source_digest(source_, digests_);
     report_.source_bytes = source_.total_tensor_bytes();
     for (const TensorEntry& tensor : plan_.outputs) {
@@ -118,8 +134,11 @@ class Conversion {
       for (const auto& entry : json.at("digests").items())
         digests[entry.key()] = entry.value().get<std::string>();
       layer = json_string_or(json, "layer", "journal", "");
-      ++report_.resumed_items;
-      progress_.skip(input);
+      // What this run did itself, calibrating, is in the journal too.
+      if (!done_here_.contains(item)) {
+        ++report_.resumed_items;
+        progress_.skip(input);
+      }
     } else {
       progress_.set_detail(item);
       layer = work(digests);
@@ -129,22 +148,128 @@ class Conversion {
     return layer;
   }
 
+  // All groups of all layers that no earlier run finished, together with the layers' activations.
+  void run_calibrated() {
+    if (!options_.quiet) {
+      spdlog::info("{}", CalibratedRun::describe_memory(config_, options_, *calibration_.text, plan_));
+    }
+    struct Item {
+      const LinearTask* task;
+      std::string payload;
+    };
+    std::vector<Item> items;
+    CalibratedRun run(source_, config_, options_, calibration_, plan_, job_);
+    run.run(
+        [&](std::span<const LinearTask> tasks, const PrunedGroup* pruned) {
+          write_group(tasks, pruned,
+                      [&](const LinearTask& task, const TensorDigests& digests, std::string layer) {
+                        items.push_back({&task, item_payload(digests, layer)});
+                      });
+        },
+        [&] {
+          for (const Item& item : items) {
+            job_.finish_item(item.task->name, item.payload, bytes_of(item.task->weight));
+            done_here_.insert(item.task->name);
+          }
+          items.clear();
+        });
+  }
+
+  // Those that are pruned row by row, and groups that need no more than statistics at hand.
+  void convert_linears() {
+    for (std::size_t next = 0; next < plan_.linears.size();) {
+      const std::size_t first = next;
+      while (next < plan_.linears.size() && plan_.linears[next].group == plan_.linears[first].group) ++next;
+      const auto tasks = std::span<const LinearTask>(plan_.linears).subspan(first, next - first);
+      // Made for the first member that is not finished yet.
+      std::optional<PrunedGroup> pruned;
+      for (std::size_t i = 0; i < tasks.size(); ++i) {
+        const LinearTask& task = tasks[i];
+        const std::string layer =
+            do_item(task.name, input_bytes(task), bytes_of(task.weight), [&](TensorDigests& digests) {
+              if (!in_memory(task)) {
+                return layer_report_to_json(streamer_.convert(task, options_.method, nullptr, digests));
+              }
+              if (!pruned) pruned = prune_in_memory(tasks);
+              write_perm(task, *pruned);
+              return member_report(task, *pruned, i, digests);
+            });
+        report_.layers.push_back(layer_report_from_json(layer));
+      }
+    }
+  }
+
+  bool in_memory(const LinearTask& task) const {
+    return !task.pattern.is_dense() &&
+           (needs_calibration(options_.method) || task.layout == PackedLayout::kSplit);
+  }
+
+  PrunedGroup prune_in_memory(std::span<const LinearTask> tasks) {
+    check_interrupt("what is finished is kept: run the same command again to go on");
+    std::vector<float> moments;
+    if (needs_calibration(options_.method)) {
+      const WeightTable table = weight_table(config_);
+      const auto group = std::ranges::find(table.groups, tasks.front().group, &FusedGroup::name);
+      moments = calibration_.statistics->read(*group, options_.method == PruneMethod::kSparseGpt);
+    }
+    return prune_source_group(source_, tasks, group_prune(options_, tasks.front()), moments);
+  }
+
+  void write_perm(const LinearTask& task, const PrunedGroup& pruned) {
+    if (task.layout == PackedLayout::kSplit)
+      job_.write(task.perm, 0, std::as_bytes(std::span(pruned.result.perm)));
+  }
+
+  std::string member_report(const LinearTask& task, const PrunedGroup& pruned, std::size_t member,
+                            TensorDigests& digests) {
+    const PrunedRows rows{pruned.members[member].rows.data(), pruned.result.perm};
+    LayerReport report = streamer_.convert(task, PruneMethod::kNone, &rows, digests);
+    report.error_masked = pruned.result.error_masked;
+    report.error = pruned.result.error;
+    report.dampening = pruned.result.dampening;
+    report.dead_channels = pruned.result.dead;
+    return layer_report_to_json(report);
+  }
+
+  void write_group(std::span<const LinearTask> tasks, const PrunedGroup* pruned,
+                   const std::function<void(const LinearTask&, const TensorDigests&, std::string)>& done) {
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      TensorDigests digests;
+      std::string layer;
+      if (pruned == nullptr) {
+        layer = layer_report_to_json(streamer_.convert(tasks[i], options_.method, nullptr, digests));
+      } else {
+        write_perm(tasks[i], *pruned);
+        layer = member_report(tasks[i], *pruned, i, digests);
+      }
+      done(tasks[i], digests, std::move(layer));
+    }
+  }
+
   const ModelDirectory& source_;
+  const ModelConfig& config_;
   const ConvertOptions& options_;
+  const CalibrationSource& calibration_;
   const ConvertPlan plan_;
   DirectoryJob& job_;
   ConvertReport report_;
   TensorDigests digests_;
+  std::set<std::string> done_here_;
   Progress progress_;
   TensorStreamer streamer_;
 };
 
-PackedInfo packed_info(const ConvertOptions& options, const ConvertPlan& plan) {
+PackedInfo packed_info(const ConvertOptions& options, const ConvertPlan& plan,
+                       const CalibrationSource& calibration) {
   PackedInfo info;
   info.pattern = options.pattern;
   info.layout = options.layout;
   info.dtype = options.dtype;
   info.method = prune_method_name(options.method);
+  if (calibration.wanted()) {
+    info.calibration =
+        fmt::format("{}; second moments along {}", calibration.origin.calibration, calibration.origin.along);
+  }
   info.head = options.head;
   info.tool_version = kVersion;
   info.exceptions = plan.exceptions;
@@ -160,13 +285,14 @@ ConvertReport convert_model(const ConvertOptions& options) {
   const ModelConfig config =
       parse_model_config(source.config_text(), (options.source / "config.json").string());
   ConvertPlan plan = plan_conversion(source, config, options);
-  PackedInfo info = packed_info(options, plan);
+  const CalibrationSource calibration = open_calibration(options, source, config);
+  PackedInfo info = packed_info(options, plan, calibration);
   const std::vector<std::string> sides = side_files(source);
 
   DirectoryPlan directory;
   directory.target = options.target;
   directory.force = options.force;
-  directory.identity_json = identity_of(source, options);
+  directory.identity_json = identity_of(source, options, calibration);
   directory.tensors = plan.outputs;
   directory.side_bytes = file_bytes(source, sides);
   directory.shard_bytes = options.shard_bytes;
@@ -179,7 +305,7 @@ ConvertReport convert_model(const ConvertOptions& options) {
     report.seconds = now_seconds() - start;
     return report;
   }
-  ConvertReport report = Conversion(source, options, std::move(plan), job).run();
+  ConvertReport report = Conversion(source, config, options, calibration, std::move(plan), job).run();
   info.source_sha256 = report.source_sha256;
   for (const std::string& name : sides) job.copy_side_file(source.path() / name);
   job.write_side_file(kReportFile, report_to_json(report));

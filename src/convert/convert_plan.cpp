@@ -25,20 +25,24 @@ class Planner {
         table_(weight_table(config)),
         file_((source.path() / "config.json").string()),
         quantised_(parse_compressed_tensors(source.config_text(), file_)),
-        glob_matched_(options.skip.size(), false) {}
+        glob_matched_(options.skip.size(), false),
+        rule_matched_(options.rules.size(), false) {}
 
   ConvertPlan make() {
     for (const PlainSpec& spec : table_.plain) add_plain(spec.name, spec.shape);
     for (const FusedGroup& group : table_.groups) {
-      const std::string reason = skip_reason(group);
-      for (const LinearSpec& spec : group.members) add_linear(group, spec, reason);
+      const Treatment treatment = treatment_of(group);
+      for (const LinearSpec& spec : group.members) add_linear(group, spec, treatment);
+      if (treatment.layout == PackedLayout::kSplit) {
+        plan_.outputs.push_back({group.perm_name, DType::kI32, {group.members.front().k}, 0, 0});
+      }
     }
     add_head();
     for (std::size_t i = 0; i < glob_matched_.size(); ++i) {
-      if (glob_matched_[i]) continue;
-      fail(ErrorKind::kUsage, "--skip {}: matches no linear of this model; names look like {} and {}",
-           printable(options_.skip[i]), table_.groups.front().members.front().name,
-           table_.groups.front().name);
+      if (!glob_matched_[i]) refuse_glob("--skip", options_.skip[i]);
+    }
+    for (std::size_t i = 0; i < rule_matched_.size(); ++i) {
+      if (!rule_matched_[i]) refuse_glob("--pattern", options_.rules[i].glob);
     }
     check_unknown();
     return std::move(plan_);
@@ -60,37 +64,68 @@ class Planner {
     used_.insert(name);
   }
 
-  // Why a fused group stays dense; empty when it does not.
-  std::string skip_reason(const FusedGroup& group) {
-    std::string reason;
-    for (std::size_t i = 0; i < options_.skip.size(); ++i) {
-      const std::string& glob = options_.skip[i];
-      std::vector<std::string> hits;
-      for (const LinearSpec& spec : group.members) {
-        if (glob_match(glob, spec.name)) hits.push_back(spec.name);
-      }
-      const bool whole = glob_match(glob, group.name) || hits.size() == group.members.size();
-      if (!whole && hits.empty()) continue;
-      glob_matched_[i] = true;
-      if (!reason.empty()) continue;
-      reason = whole ? fmt::format("--skip {}", printable(glob))
-                     : fmt::format("--skip {} matches {}: the fused group {} is skipped as a whole",
-                                   printable(glob), fmt::join(hits, ", "), group.name);
-    }
-    return reason;
+  [[noreturn]] void refuse_glob(const char* option, const std::string& glob) const {
+    fail(ErrorKind::kUsage, "{} {}: matches no linear of this model; names look like {} and {}", option,
+         printable(glob), table_.groups.front().members.front().name, table_.groups.front().name);
   }
 
-  void add_linear(const FusedGroup& group, const LinearSpec& spec, const std::string& reason) {
+  // What becomes of a fused group, and why, where it is not what the directory's default says.
+  struct Treatment {
+    Pattern pattern;
+    PackedLayout layout = PackedLayout::kSlide;
+    std::string reason;
+  };
+
+  // Whether a glob names the group, in words for the reason; nothing when it does not. A glob that names one
+  // member names them all.
+  static std::optional<std::string> match(const std::string& option, const std::string& glob,
+                                          const FusedGroup& group) {
+    std::vector<std::string> hits;
+    for (const LinearSpec& spec : group.members) {
+      if (glob_match(glob, spec.name)) hits.push_back(spec.name);
+    }
+    if (glob_match(glob, group.name) || hits.size() == group.members.size())
+      return fmt::format("{} {}", option, printable(glob));
+    if (hits.empty()) return std::nullopt;
+    return fmt::format("{} {} matches {}: the fused group {} is treated as a whole", option, printable(glob),
+                       fmt::join(hits, ", "), group.name);
+  }
+
+  Treatment treatment_of(const FusedGroup& group) {
+    Treatment treatment{options_.pattern, options_.layout, ""};
+    bool decided = false;
+    for (std::size_t i = 0; i < options_.skip.size(); ++i) {
+      const auto reason = match("--skip", options_.skip[i], group);
+      if (!reason) continue;
+      glob_matched_[i] = true;
+      if (!decided) treatment = {Pattern(), PackedLayout::kSlide, *reason};
+      decided = true;
+    }
+    for (std::size_t i = 0; i < options_.rules.size(); ++i) {
+      const PatternRule& rule = options_.rules[i];
+      const auto reason = match("--pattern", rule.glob, group);
+      if (!reason) continue;
+      rule_matched_[i] = true;
+      if (!decided) treatment = {rule.pattern, rule.layout, *reason};
+      decided = true;
+    }
+    if (treatment.pattern.is_dense()) treatment.layout = PackedLayout::kSlide;
+    return treatment;
+  }
+
+  void add_linear(const FusedGroup& group, const LinearSpec& spec, const Treatment& treatment) {
     LinearTask task;
     task.name = spec.name;
     task.group = group.name;
     task.weight = spec.name + ".weight";
     task.n = spec.n;
     task.k = spec.k;
-    task.pattern = reason.empty() ? options_.pattern : Pattern();
-    task.reason = reason;
+    task.pattern = treatment.pattern;
+    task.layout = treatment.layout;
+    if (task.layout == PackedLayout::kSplit) task.perm = group.perm_name;
+    task.reason = treatment.reason;
     task.target = options_.dtype;
-    if (!reason.empty()) plan_.exceptions[spec.name] = {Pattern(), PackedLayout::kSlide, reason};
+    if (!task.reason.empty()) plan_.exceptions[spec.name] = {task.pattern, task.layout, task.reason};
     add_task(std::move(task));
   }
 
@@ -119,15 +154,22 @@ class Planner {
     DType scale = weight.dtype;
     if (quantised_ && task.weight == task.name + ".weight" && quantised_->quantises(task.name)) {
       scale = check_quantised(task, weight);
+      if (!task.pattern.is_dense() &&
+          (needs_calibration(options_.method) || task.layout == PackedLayout::kSplit)) {
+        fail(ErrorKind::kUnsupported,
+             "{}: tensor {} is quantised already; {} works on the original BF16 model only",
+             printable(source_.path().string(), 400), printable(task.weight),
+             needs_calibration(options_.method)
+                 ? fmt::format("--method {}", prune_method_name(options_.method))
+                 : "--layout split");
+      }
     } else if (!is_float(weight.dtype)) {
       refuse(task.weight, fmt::format("expected dtype BF16, F16 or F32, found {}", dtype_name(weight.dtype)));
     }
     used_.insert(task.weight);
-    plan_.outputs.push_back(
-        {task.name + ".values", task.target, {task.n, task.pattern.values_per_row(task.k)}, 0, 0});
+    plan_.outputs.push_back({task.name + ".values", task.target, {task.n, task.values_per_row()}, 0, 0});
     if (!task.pattern.is_dense()) {
-      plan_.outputs.push_back(
-          {task.name + ".codes", DType::kU8, {task.n, task.pattern.code_bytes_per_row(task.k)}, 0, 0});
+      plan_.outputs.push_back({task.name + ".codes", DType::kU8, {task.n, task.code_bytes_per_row()}, 0, 0});
     }
     if (task.target != DType::kBF16)
       plan_.outputs.push_back({task.name + ".scale", scale, {task.n, 1}, 0, 0});
@@ -185,6 +227,7 @@ class Planner {
   const std::string file_;
   const std::optional<CompressedTensorsConfig> quantised_;
   std::vector<bool> glob_matched_;
+  std::vector<bool> rule_matched_;
   std::set<std::string> used_;
   ConvertPlan plan_;
 };
@@ -201,8 +244,20 @@ ConvertPlan plan_conversion(const ModelDirectory& source, const ModelConfig& con
   if (options.head != DType::kBF16 && options.head != DType::kI8) {
     fail(ErrorKind::kUsage, "--head {}: there are bf16 and int8", dtype_word(options.head));
   }
-  if (options.layout != PackedLayout::kSlide) {
-    fail(ErrorKind::kUnsupported, "layout split is not produced yet; use slide");
+  if (options.layout == PackedLayout::kSplit && options.pattern.is_dense()) {
+    fail(ErrorKind::kUsage, "--layout split: dense has none");
+  }
+  if (options.method == PruneMethod::kNone) {
+    const bool split = options.layout == PackedLayout::kSplit ||
+                       std::ranges::any_of(options.rules, [](const PatternRule& rule) {
+                         return rule.layout == PackedLayout::kSplit;
+                       });
+    if (split) {
+      fail(ErrorKind::kUsage,
+           "--method none: the split layout chooses channels by what pruning them costs; use magnitude, "
+           "wanda or "
+           "sparsegpt");
+    }
   }
   const std::string file = (source.path() / "config.json").string();
   if (parse_packed_info(source.config_text(), file)) {

@@ -23,16 +23,27 @@ struct LinearTask {
   std::int64_t n = 0;
   std::int64_t k = 0;
   Pattern pattern;
-  std::string reason;  // why the pattern is not that of the directory
+  PackedLayout layout = PackedLayout::kSlide;
+  std::string perm;    // split: tensor with the group's permutation
+  std::string reason;  // why pattern or layout is not that of the directory
   DType target = DType::kI8;
   bool hash = true;  // false when the weight is read as another item too (tied head)
+
+  std::int64_t values_per_row() const {
+    return layout == PackedLayout::kSplit ? split_shape(pattern, k).values_per_row()
+                                          : pattern.values_per_row(k);
+  }
+  std::int64_t code_bytes_per_row() const {
+    return layout == PackedLayout::kSplit ? split_shape(pattern, k).code_bytes_per_row()
+                                          : pattern.code_bytes_per_row(k);
+  }
 };
 
 // Everything that convert_model() will do, decided before anything is written.
 struct ConvertPlan {
   std::vector<std::string> plain;    // tensors that are copied
   std::vector<std::string> ignored;  // tensors that are read for the digest only: copies of others
-  std::vector<LinearTask> linears;
+  std::vector<LinearTask> linears;   // the members of a fused group one after the other; the head last
   std::vector<TensorEntry> outputs;
   std::map<std::string, PackedInfo::LayerException> exceptions;
 };

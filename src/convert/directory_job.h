@@ -56,6 +56,10 @@ class DirectoryJob {
   // Makes everything that is finished durable.
   void commit();
 
+  // A file that only the job itself needs, to go on after it was killed: where it is to be. publish() removes
+  // it.
+  std::filesystem::path scratch(const std::string& name) const { return partial_ / name; }
+
   // Copies a file of another directory, or writes a small one.
   void copy_side_file(const std::filesystem::path& from);
   void write_side_file(const std::string& name, const std::string& content);

@@ -12,6 +12,7 @@
 #include "io/digest.h"
 #include "quant/weights.h"
 #include "slidesparse/format/pack.h"
+#include "slidesparse/format/split.h"
 
 namespace slidesparse {
 namespace {
@@ -108,14 +109,16 @@ std::string TensorStreamer::hash(const std::string& name) {
   return digest;
 }
 
-LayerReport TensorStreamer::convert(const LinearTask& task, PruneMethod method, TensorDigests& digests) {
+LayerReport TensorStreamer::convert(const LinearTask& task, PruneMethod method, const PrunedRows* pruned,
+                                    TensorDigests& digests) {
   const std::int64_t row_bytes =
       task.k * static_cast<std::int64_t>(dtype_size(source_.tensor(task.weight).dtype));
   std::vector<LayerReport> blocks(static_cast<std::size_t>(task.n));
   std::string digest;
   for_blocks(task.weight, task.n, row_bytes, task.hash ? &digest : nullptr,
              [&](std::int64_t block, std::int64_t row, std::int64_t count, Scratch& scratch) {
-               convert_block(task, method, row, count, scratch, blocks[static_cast<std::size_t>(block)]);
+               convert_block(task, method, pruned, row, count, scratch,
+                             blocks[static_cast<std::size_t>(block)]);
              });
   if (task.hash) digests[task.weight] = digest;
   if (task.scale) digests[*task.scale] = hash(*task.scale);
@@ -124,6 +127,7 @@ LayerReport TensorStreamer::convert(const LinearTask& task, PruneMethod method, 
   report.name = task.name;
   report.group = task.group;
   report.pattern = task.pattern;
+  report.layout = task.layout;
   report.reason = task.reason;
   report.rows = task.n;
   report.k = task.k;
@@ -136,31 +140,51 @@ LayerReport TensorStreamer::convert(const LinearTask& task, PruneMethod method, 
   return report;
 }
 
-void TensorStreamer::convert_block(const LinearTask& task, PruneMethod method, std::int64_t row,
-                                   std::int64_t count, Scratch& scratch, LayerReport& report) {
+void TensorStreamer::convert_block(const LinearTask& task, PruneMethod method, const PrunedRows* pruned,
+                                   std::int64_t row, std::int64_t count, Scratch& scratch,
+                                   LayerReport& report) {
   const TensorView weight = source_.tensor(task.weight);
   const auto size = static_cast<std::int64_t>(dtype_size(weight.dtype));
-  std::byte* rows = at_least(scratch.rows, count * task.k * size);
-  std::memcpy(rows, weight.as<const std::byte>() + row * task.k * size,
-              static_cast<std::size_t>(count * task.k * size));
+  const std::int64_t bytes = count * task.k * size;
+  std::byte* rows = at_least(scratch.rows, bytes);
+  const auto load = [&](const void* from) {
+    std::memcpy(rows, static_cast<const std::byte*>(from) + row * task.k * size,
+                static_cast<std::size_t>(bytes));
+  };
+  const auto facts = [&](Pattern pattern, PruneMethod how) {
+    return prune_rows(pattern, how, weight.dtype, rows, count, task.k, task.k, row, task.weight);
+  };
+  load(weight.data);
   if (task.scale) {
     take_codes(task, method, row, count, scratch, report);
+  } else if (pruned != nullptr) {
+    const PruneReport before = facts(Pattern(), PruneMethod::kNone);
+    load(pruned->rows);
+    const PruneReport after = facts(Pattern(), PruneMethod::kNone);
+    report.prune = {before.elements, after.zeros, after.zeros - before.zeros, before.energy, after.energy};
+    quantise_block(task, weight.dtype, row, count, scratch, report);
   } else {
-    report.prune =
-        prune_rows(task.pattern, method, {}, weight.dtype, rows, count, task.k, task.k, row, task.weight);
+    report.prune = facts(task.pattern, method);
     quantise_block(task, weight.dtype, row, count, scratch, report);
   }
 
-  const Buffer& packed_from = task.scale || (task.target == DType::kBF16 && weight.dtype == DType::kBF16)
-                                  ? scratch.rows
-                                  : scratch.codes8;
-  const std::int64_t value_bytes =
-      task.pattern.values_per_row(task.k) * static_cast<std::int64_t>(dtype_size(task.target));
-  const std::int64_t code_bytes = task.pattern.code_bytes_per_row(task.k);
+  const bool unchanged = task.scale || (task.target == DType::kBF16 && weight.dtype == DType::kBF16);
+  pack_block(task, pruned != nullptr ? pruned->perm : std::span<const std::int32_t>(),
+             unchanged ? scratch.rows.data() : scratch.codes8.data(), row, count, scratch, report);
+}
+
+void TensorStreamer::pack_block(const LinearTask& task, std::span<const std::int32_t> perm, const void* rows,
+                                std::int64_t row, std::int64_t count, Scratch& scratch, LayerReport& report) {
+  const std::int64_t value_bytes = task.values_per_row() * static_cast<std::int64_t>(dtype_size(task.target));
+  const std::int64_t code_bytes = task.code_bytes_per_row();
   at_least(scratch.values, count * value_bytes);
   auto* codes = at_least<std::uint8_t>(scratch.codes, std::max<std::int64_t>(1, count * code_bytes));
-  const PackReport packed = pack_rows(task.pattern, task.target, packed_from.data(), count, task.k, task.k,
-                                      scratch.values.data(), codes, row, task.weight);
+  const PackReport packed =
+      task.layout == PackedLayout::kSplit
+          ? split_pack_rows(split_shape(task.pattern, task.k), perm, task.target, rows, count, task.k,
+                            scratch.values.data(), codes, row, task.weight)
+          : pack_rows(task.pattern, task.target, rows, count, task.k, task.k, scratch.values.data(), codes,
+                      row, task.weight);
   report.negative_zeros_dropped = packed.negative_zeros_dropped;
   job_.write(task.name + ".values", row * value_bytes, span_of(scratch.values, count * value_bytes));
   if (code_bytes > 0) {
@@ -200,7 +224,7 @@ void TensorStreamer::take_codes(const LinearTask& task, PruneMethod method, std:
     std::byte* codes = scratch.rows.data() + r * task.k;
     // One row at a time, because a row's energy counts times its scale squared.
     PruneReport pruned =
-        prune_rows(task.pattern, method, {}, task.target, codes, 1, task.k, task.k, row + r, task.weight);
+        prune_rows(task.pattern, method, task.target, codes, 1, task.k, task.k, row + r, task.weight);
     const double squared = std::pow(static_cast<double>(load_scale(scale, from)), 2);
     pruned.energy *= squared;
     pruned.energy_kept *= squared;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,12 @@ namespace slidesparse {
 // What is read, in what steps: called with bytes of input that were finished.
 using Advance = std::function<void(std::int64_t bytes)>;
 
+// A linear that was pruned in memory already.
+struct PrunedRows {
+  const void* rows = nullptr;          // [n, k] in the dtype of the source
+  std::span<const std::int32_t> perm;  // split: [k]
+};
+
 // Streams tensors of a source through a DirectoryJob with all cores, in blocks of rows. Its scratch memory is
 // a few MiB a core.
 class TensorStreamer {
@@ -25,8 +32,10 @@ class TensorStreamer {
   std::string copy(const std::string& name);
   // Only reads it.
   std::string hash(const std::string& name);
-  // Prunes, quantises and packs a linear. Digests of what was read are added to `digests`.
-  LayerReport convert(const LinearTask& task, PruneMethod method, TensorDigests& digests);
+  // Prunes, quantises and packs a linear; with `pruned`, quantises and packs that. Digests of what was read
+  // are added to `digests`.
+  LayerReport convert(const LinearTask& task, PruneMethod method, const PrunedRows* pruned,
+                      TensorDigests& digests);
 
  private:
   struct Scratch {
@@ -37,8 +46,10 @@ class TensorStreamer {
   void for_blocks(
       const std::string& name, std::int64_t rows, std::int64_t row_bytes, std::string* digest,
       const std::function<void(std::int64_t block, std::int64_t row, std::int64_t count, Scratch&)>& body);
-  void convert_block(const LinearTask& task, PruneMethod method, std::int64_t row, std::int64_t count,
-                     Scratch& scratch, LayerReport& report);
+  void convert_block(const LinearTask& task, PruneMethod method, const PrunedRows* pruned, std::int64_t row,
+                     std::int64_t count, Scratch& scratch, LayerReport& report);
+  void pack_block(const LinearTask& task, std::span<const std::int32_t> perm, const void* rows,
+                  std::int64_t row, std::int64_t count, Scratch& scratch, LayerReport& report);
   void quantise_block(const LinearTask& task, DType dtype, std::int64_t row, std::int64_t count,
                       Scratch& scratch, LayerReport& report);
   void take_codes(const LinearTask& task, PruneMethod method, std::int64_t row, std::int64_t count,

@@ -22,6 +22,7 @@ OrderedJson to_json(const LayerReport& layer) {
   json["name"] = layer.name;
   json["group"] = layer.group;
   json["pattern"] = layer.pattern.to_string();
+  json["layout"] = packed_layout_name(layer.layout);
   json["reason"] = layer.reason;
   json["rows"] = layer.rows;
   json["k"] = layer.k;
@@ -33,6 +34,12 @@ OrderedJson to_json(const LayerReport& layer) {
   json["energy_share"] = layer.energy_share();
   json["eps_rows"] = layer.eps_rows;
   json["negative_zeros_dropped"] = layer.negative_zeros_dropped;
+  if (layer.error >= 0) {
+    json["error_masked"] = layer.error_masked;
+    json["error"] = layer.error;
+    json["dampening"] = layer.dampening;
+    json["dead_channels"] = layer.dead_channels;
+  }
   return json;
 }
 
@@ -41,6 +48,7 @@ LayerReport from_json(const Json& json, const std::string& where) {
   layer.name = json_string(json, "name", where);
   layer.group = json_string(json, "group", where);
   layer.pattern = Pattern::parse(json_string(json, "pattern", where));
+  layer.layout = parse_packed_layout(json_string_or(json, "layout", where, "slide"), where);
   layer.reason = json_string(json, "reason", where);
   layer.rows = json_int(json, "rows", where, 0, kMost);
   layer.k = json_int(json, "k", where, 0, kMost);
@@ -51,6 +59,10 @@ LayerReport from_json(const Json& json, const std::string& where) {
   layer.prune.energy_kept = json_number(json, "energy_kept", where, -kMostEnergy, kMostEnergy);
   layer.eps_rows = json_int(json, "eps_rows", where, 0, kMost);
   layer.negative_zeros_dropped = json_int(json, "negative_zeros_dropped", where, 0, kMost);
+  layer.error_masked = json_number_or(json, "error_masked", where, 0, kMostEnergy, -1);
+  layer.error = json_number_or(json, "error", where, 0, kMostEnergy, -1);
+  layer.dampening = json_number_or(json, "dampening", where, 0, kMostEnergy, 0);
+  layer.dead_channels = json_int_or(json, "dead_channels", where, 0, kMost, 0);
   return layer;
 }
 

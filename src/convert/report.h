@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/packed_directory.h"
 #include "prune/prune.h"
 #include "slidesparse/format/pattern.h"
 
@@ -17,12 +18,19 @@ struct LayerReport {
   std::string name;   // "model.layers.3.mlp.up_proj"
   std::string group;  // fused group that shares its fate; empty for the head
   Pattern pattern;
+  PackedLayout layout = PackedLayout::kSlide;
   std::string reason;  // why it differs from the rest of the directory; empty when it does not
   std::int64_t rows = 0;
   std::int64_t k = 0;
   PruneReport prune;          // energy: sum of squared weights (codes times scale for W8A8 sources)
   std::int64_t eps_rows = 0;  // rows whose scale is eps because they are all (nearly) zero
   std::int64_t negative_zeros_dropped = 0;  // -0.0 values that come back as +0.0
+  // Of the fused group, on the calibration text: change of the outputs over the outputs, in squares, with the
+  // dropped weights only set to zero, and as written (before quantisation); -1: nothing is known.
+  double error_masked = -1;
+  double error = -1;
+  double dampening = 0;            // SparseGPT: that was needed
+  std::int64_t dead_channels = 0;  // inputs that were zero in all of the calibration text
 
   double zeros_share() const;   // of the weights, after pruning
   double energy_share() const;  // kept; 1 for a matrix of zeros

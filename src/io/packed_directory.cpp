@@ -25,16 +25,6 @@ constexpr std::size_t kMaxExceptions = 10'000;
 
 const Pattern kDensePattern;
 
-std::string_view layout_name(PackedLayout layout) {
-  return layout == PackedLayout::kSlide ? "slide" : "split";
-}
-
-PackedLayout parse_layout(const std::string& text, const std::string& where) {
-  if (text == "slide") return PackedLayout::kSlide;
-  if (text == "split") return PackedLayout::kSplit;
-  fail_input("{}: layout must be \"slide\" or \"split\", found \"{}\"", where, printable(text, 40));
-}
-
 Pattern parse_pattern(const Json& object, const std::string& where) {
   try {
     return Pattern::parse(json_string(object, "pattern", where));
@@ -77,7 +67,7 @@ PackedInfo::LayerException parse_exception(const std::string& name, const Json& 
   check_keys(value, {"pattern", "layout", "reason"}, place);
   PackedInfo::LayerException exception;
   exception.pattern = parse_pattern(value, place);
-  exception.layout = parse_layout(json_string(value, "layout", place), place);
+  exception.layout = parse_packed_layout(json_string(value, "layout", place), place);
   exception.reason = bounded_text(value, "reason", place);
   check_layout(exception.pattern, exception.layout, place);
   return exception;
@@ -87,7 +77,7 @@ OrderedJson to_json(const PackedInfo& info) {
   OrderedJson section = OrderedJson::object();
   section["format_version"] = info.format_version;
   section["pattern"] = info.pattern.to_string();
-  section["layout"] = layout_name(info.layout);
+  section["layout"] = packed_layout_name(info.layout);
   section["dtype"] = dtype_name(info.dtype);
   section["method"] = info.method;
   section["calibration"] = info.calibration;
@@ -98,7 +88,7 @@ OrderedJson to_json(const PackedInfo& info) {
   for (const auto& [name, exception] : info.exceptions) {
     OrderedJson item = OrderedJson::object();
     item["pattern"] = exception.pattern.to_string();
-    item["layout"] = layout_name(exception.layout);
+    item["layout"] = packed_layout_name(exception.layout);
     item["reason"] = exception.reason;
     exceptions.get_ref<OrderedJson::object_t&>().push_back({name, std::move(item)});
   }
@@ -180,6 +170,16 @@ void check_split_codes(const PackedLinear& linear, const SplitShape& shape, std:
 
 }  // namespace
 
+std::string_view packed_layout_name(PackedLayout layout) {
+  return layout == PackedLayout::kSlide ? "slide" : "split";
+}
+
+PackedLayout parse_packed_layout(std::string_view text, const std::string& where) {
+  if (text == "slide") return PackedLayout::kSlide;
+  if (text == "split") return PackedLayout::kSplit;
+  fail_input("{}: layout must be \"slide\" or \"split\", found \"{}\"", where, printable(text, 40));
+}
+
 const Pattern& PackedInfo::pattern_of(const std::string& linear) const {
   if (linear == kHead) return kDensePattern;
   const auto exception = exceptions.find(linear);
@@ -212,7 +212,7 @@ std::optional<PackedInfo> parse_packed_info(const std::string& config_text, cons
               "source_sha256", "tool_version", "exceptions"},
              where);
   info.pattern = parse_pattern(*section, where);
-  info.layout = parse_layout(json_string(*section, "layout", where), where);
+  info.layout = parse_packed_layout(json_string(*section, "layout", where), where);
   check_layout(info.pattern, info.layout, where);
   const std::string dtype = json_string(*section, "dtype", where);
   const auto parsed = parse_dtype(dtype);

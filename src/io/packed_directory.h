@@ -18,6 +18,9 @@ namespace slidesparse {
 
 // How the weights of a layer are laid out on disk.
 enum class PackedLayout { kSlide, kSplit };
+std::string_view packed_layout_name(PackedLayout layout);  // "slide" or "split"
+// Throws kInput starting with `where` for any other word.
+PackedLayout parse_packed_layout(std::string_view text, const std::string& where);
 
 // The `slidesparse` section of config.json (docs/format.md, "Directory").
 struct PackedInfo {

@@ -1,8 +1,10 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "core/buffer.h"
 #include "core/checked.h"
@@ -23,7 +25,8 @@ TensorView bf16_matrix(const Context& context, std::int64_t rows, std::int64_t c
 
 // Columns [begin, begin + count) of a row-major matrix.
 TensorView columns(const TensorView& x, std::int64_t begin, std::int64_t count) {
-  TensorView view = TensorView::contiguous(x.as<std::uint16_t>() + begin, x.dtype, {x.dim(0), count});
+  auto* data = x.as<std::byte>() + begin * static_cast<std::int64_t>(dtype_size(x.dtype));
+  TensorView view = TensorView::contiguous(data, x.dtype, {x.dim(0), count});
   view.strides[0] = x.stride(0);
   return view;
 }
@@ -34,27 +37,6 @@ TensorView as_heads(const TensorView& x, std::int64_t head_dim) {
   view.strides[0] = x.stride(0);
   return view;
 }
-
-// Quantises `x` once for all linears that want the same type (a layer that a quantisation left out may want
-// another).
-class LinearInput {
- public:
-  LinearInput(const Context& context, const TensorView& x) : context_(context), x_(x) {}
-
-  void run(const Linear& linear, const TensorView& out) {
-    if (!ready_ || input_.codes.dtype != linear.dtype())
-      input_ = quantise_input(context_, x_, linear.dtype());
-    ready_ = true;
-    Arena::Scope scope(*context_.arena);
-    linear.run(context_, input_, out);
-  }
-
- private:
-  const Context& context_;
-  const TensorView& x_;
-  QuantisedInput input_;
-  bool ready_ = false;
-};
 
 // Activations that live through the whole pass: the residual stream, its norm, and what a block adds to it.
 struct Stream {
@@ -70,29 +52,17 @@ void attention_block(const Context& context, const DecoderWeights& weights, std:
   const std::int64_t q_width = config.heads * config.head_dim;
   const std::int64_t kv_width = config.kv_heads * config.head_dim;
   const std::int64_t m = stream.residual.dim(0);
-  const DecoderNorms& norms = weights.norms[static_cast<std::size_t>(layer)];
   Arena::Scope scope(*context.arena);
   const TensorView qkv = bf16_matrix(context, m, q_width + 2 * kv_width);
   const TensorView attended = bf16_matrix(context, m, q_width);
-  {
-    Arena::Scope inputs(*context.arena);
-    LinearInput input(context, stream.normed);
-    input.run(weights.linear(layer, LayerLinear::kQuery), columns(qkv, 0, q_width));
-    input.run(weights.linear(layer, LayerLinear::kKey), columns(qkv, q_width, kv_width));
-    input.run(weights.linear(layer, LayerLinear::kValue), columns(qkv, q_width + kv_width, kv_width));
-  }
-  const TensorView q = as_heads(columns(qkv, 0, q_width), config.head_dim);
-  const TensorView k = as_heads(columns(qkv, q_width, kv_width), config.head_dim);
-  const TensorView v = as_heads(columns(qkv, q_width + kv_width, kv_width), config.head_dim);
-  if (config.qk_norm) {
-    head_rms_norm(context, q, norms.query, config.rms_eps);
-    head_rms_norm(context, k, norms.key, config.rms_eps);
-  }
-  rotary(context, q, k, stream.angles);
-  write_kv(context, batch, k, v, pages);
-  paged_attention(context, batch, q, pages, 1.0 / std::sqrt(static_cast<double>(config.head_dim)),
-                  as_heads(attended, config.head_dim));
-  LinearInput(context, attended).run(weights.linear(layer, LayerLinear::kOutput), stream.update);
+  const std::array inputs{&weights.linear(layer, LayerLinear::kQuery),
+                          &weights.linear(layer, LayerLinear::kKey),
+                          &weights.linear(layer, LayerLinear::kValue)};
+  run_side_by_side(context, inputs, stream.normed, qkv);
+  attend(context, config, weights.norms[static_cast<std::size_t>(layer)], batch, pages, stream.angles, qkv,
+         attended);
+  const std::array output{&weights.linear(layer, LayerLinear::kOutput)};
+  run_side_by_side(context, output, attended, stream.update);
 }
 
 void mlp_block(const Context& context, const DecoderWeights& weights, std::int64_t layer,
@@ -102,14 +72,12 @@ void mlp_block(const Context& context, const DecoderWeights& weights, std::int64
   Arena::Scope scope(*context.arena);
   const TensorView gate_up = bf16_matrix(context, m, 2 * width);
   const TensorView active = bf16_matrix(context, m, width);
-  {
-    Arena::Scope inputs(*context.arena);
-    LinearInput input(context, stream.normed);
-    input.run(weights.linear(layer, LayerLinear::kGate), columns(gate_up, 0, width));
-    input.run(weights.linear(layer, LayerLinear::kUp), columns(gate_up, width, width));
-  }
+  const std::array inputs{&weights.linear(layer, LayerLinear::kGate),
+                          &weights.linear(layer, LayerLinear::kUp)};
+  run_side_by_side(context, inputs, stream.normed, gate_up);
   silu_mul(context, gate_up, active);
-  LinearInput(context, active).run(weights.linear(layer, LayerLinear::kDown), stream.update);
+  const std::array output{&weights.linear(layer, LayerLinear::kDown)};
+  run_side_by_side(context, output, active, stream.update);
 }
 
 void gather_rows(const TensorView& from, std::span<const std::int32_t> rows, const TensorView& to) {
@@ -127,6 +95,7 @@ void project_rows(const Context& context, const DecoderWeights& weights, const S
   const ModelConfig& config = weights.config;
   const auto total = static_cast<std::int64_t>(wanted.size());
   const std::int64_t block = logits != nullptr ? total : logit_block_rows(config);
+  const std::array head{&weights.head()};
   for (std::int64_t first = 0; first < total; first += block) {
     const std::int64_t rows = std::min(block, total - first);
     const auto ids = wanted.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
@@ -138,12 +107,12 @@ void project_rows(const Context& context, const DecoderWeights& weights, const S
     gather_rows(stream.update, ids, update);
     add_rms_norm(context, residual, update, weights.final_norm, config.rms_eps, normed);
     if (logits != nullptr) {
-      LinearInput(context, normed).run(weights.head(), *logits);
+      run_side_by_side(context, head, normed, *logits);
       continue;
     }
     const TensorView out = TensorView::contiguous(context.arena->allocate<float>(rows * config.vocab),
                                                   DType::kF32, {rows, config.vocab});
-    LinearInput(context, normed).run(weights.head(), out);
+    run_side_by_side(context, head, normed, out);
     consume(first, out);
   }
 }
@@ -156,6 +125,39 @@ std::int64_t linear_bytes(const Linear& linear, std::int64_t m, DType out = DTyp
 
 }  // namespace
 
+void run_side_by_side(const Context& context, std::span<const Linear* const> linears, const TensorView& x,
+                      const TensorView& out) {
+  Arena::Scope scope(*context.arena);
+  // Quantised once for all linears that want the same type (a layer that a quantisation left out may want
+  // another).
+  std::optional<QuantisedInput> input;
+  std::int64_t first = 0;
+  for (const Linear* linear : linears) {
+    if (!input || input->codes.dtype != linear->dtype()) input = quantise_input(context, x, linear->dtype());
+    Arena::Scope scratch(*context.arena);
+    linear->run(context, *input, columns(out, first, linear->n()));
+    first += linear->n();
+  }
+}
+
+void attend(const Context& context, const ModelConfig& config, const DecoderNorms& norms,
+            const AttentionBatch& batch, const KvPages& pages, const TensorView& angles,
+            const TensorView& qkv, const TensorView& attended) {
+  const std::int64_t q_width = config.heads * config.head_dim;
+  const std::int64_t kv_width = config.kv_heads * config.head_dim;
+  const TensorView q = as_heads(columns(qkv, 0, q_width), config.head_dim);
+  const TensorView k = as_heads(columns(qkv, q_width, kv_width), config.head_dim);
+  const TensorView v = as_heads(columns(qkv, q_width + kv_width, kv_width), config.head_dim);
+  if (config.qk_norm) {
+    head_rms_norm(context, q, norms.query, config.rms_eps);
+    head_rms_norm(context, k, norms.key, config.rms_eps);
+  }
+  rotary(context, q, k, angles);
+  write_kv(context, batch, k, v, pages);
+  paged_attention(context, batch, q, pages, 1.0 / std::sqrt(static_cast<double>(config.head_dim)),
+                  as_heads(attended, config.head_dim));
+}
+
 AttentionBatch attention_batch(const Batch& batch) {
   return {batch.cu_seqlens, batch.context_lengths, batch.block_tables, batch.max_blocks};
 }
@@ -164,22 +166,24 @@ std::int64_t logit_block_rows(const ModelConfig& config) {
   return std::clamp<std::int64_t>(kLogitBlock / config.vocab / 16 * 16, 16, 1024);
 }
 
+DecoderNorms read_norms(const ModelConfig& config, WeightReader& reader, std::int64_t layer) {
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  DecoderNorms norms;
+  norms.input = reader.plain({prefix + "input_layernorm.weight", {config.hidden}});
+  norms.post_attention = reader.plain({prefix + "post_attention_layernorm.weight", {config.hidden}});
+  if (config.qk_norm) {
+    norms.query = reader.plain({prefix + "self_attn.q_norm.weight", {config.head_dim}});
+    norms.key = reader.plain({prefix + "self_attn.k_norm.weight", {config.head_dim}});
+  }
+  return norms;
+}
+
 DecoderWeights read_decoder(const ModelConfig& config, WeightReader& reader, const LinearOptions& options) {
   const WeightTable table = weight_table(config);
   DecoderWeights weights;
   weights.config = config;
   weights.embedding = reader.plain({table.embedding, {config.vocab, config.hidden}});
-  for (std::int64_t i = 0; i < config.layers; ++i) {
-    const std::string layer = fmt::format("model.layers.{}.", i);
-    DecoderNorms norms;
-    norms.input = reader.plain({layer + "input_layernorm.weight", {config.hidden}});
-    norms.post_attention = reader.plain({layer + "post_attention_layernorm.weight", {config.hidden}});
-    if (config.qk_norm) {
-      norms.query = reader.plain({layer + "self_attn.q_norm.weight", {config.head_dim}});
-      norms.key = reader.plain({layer + "self_attn.k_norm.weight", {config.head_dim}});
-    }
-    weights.norms.push_back(norms);
-  }
+  for (std::int64_t i = 0; i < config.layers; ++i) weights.norms.push_back(read_norms(config, reader, i));
   for (const FusedGroup& group : table.groups) {
     for (const LinearSpec& spec : group.members) {
       weights.linears.emplace_back(spec.name, reader.linear(spec, group), options);

@@ -37,6 +37,19 @@ struct DecoderWeights {
 
 DecoderWeights read_decoder(const ModelConfig& config, WeightReader& reader, const LinearOptions& options);
 
+// The norms of one layer.
+DecoderNorms read_norms(const ModelConfig& config, WeightReader& reader, std::int64_t layer);
+
+// Linears that read the same input x [m, k], one after the other into the columns of out [m, sum of n].
+void run_side_by_side(const Context& context, std::span<const Linear* const> linears, const TensorView& x,
+                      const TensorView& out);
+
+// From the outputs of q, k and v, side by side [m, q + 2 kv], to those of attention [m, q]: head norms,
+// rotary embedding (angles: rotary_table()), keys and values into the pages.
+void attend(const Context& context, const ModelConfig& config, const DecoderNorms& norms,
+            const AttentionBatch& batch, const KvPages& pages, const TensorView& angles,
+            const TensorView& qkv, const TensorView& attended);
+
 // Throws kInput for what a caller may get wrong: token ids, positions, pages, rows.
 void check_step(const ModelConfig& config, const Batch& batch, const KvCache& cache);
 

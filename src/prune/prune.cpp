@@ -256,14 +256,26 @@ PruneReport prune_matrix(Pattern pattern, PruneMethod method, typename Element::
 }  // namespace
 
 PruneMethod parse_prune_method(std::string_view name) {
-  for (const PruneMethod method : {PruneMethod::kNone, PruneMethod::kMagnitude}) {
+  for (const PruneMethod method :
+       {PruneMethod::kNone, PruneMethod::kMagnitude, PruneMethod::kWanda, PruneMethod::kSparseGpt}) {
     if (prune_method_name(method) == name) return method;
   }
-  fail(ErrorKind::kUsage, "\"{}\" is no pruning method; there are none and magnitude", printable(name));
+  fail(ErrorKind::kUsage, "\"{}\" is no pruning method; there are none, magnitude, wanda and sparsegpt",
+       printable(name));
 }
 
 std::string_view prune_method_name(PruneMethod method) {
-  return method == PruneMethod::kNone ? "none" : "magnitude";
+  switch (method) {
+    case PruneMethod::kNone:
+      return "none";
+    case PruneMethod::kMagnitude:
+      return "magnitude";
+    case PruneMethod::kWanda:
+      return "wanda";
+    case PruneMethod::kSparseGpt:
+      break;
+  }
+  return "sparsegpt";
 }
 
 PruneReport& PruneReport::operator+=(const PruneReport& other) {
@@ -275,11 +287,10 @@ PruneReport& PruneReport::operator+=(const PruneReport& other) {
   return *this;
 }
 
-PruneReport prune_rows(Pattern pattern, PruneMethod method, const InputStatistics& statistics, DType dtype,
-                       void* w, std::int64_t rows, std::int64_t k, std::int64_t ld, std::int64_t first_row,
-                       const std::string& what) {
-  require(statistics.second_moment.empty() || static_cast<std::int64_t>(statistics.second_moment.size()) == k,
-          "{}: statistics of {} input channels for {}", what, statistics.second_moment.size(), k);
+PruneReport prune_rows(Pattern pattern, PruneMethod method, DType dtype, void* w, std::int64_t rows,
+                       std::int64_t k, std::int64_t ld, std::int64_t first_row, const std::string& what) {
+  require(pattern.is_dense() || !needs_calibration(method), "{}: rows cannot be pruned with {}", what,
+          prune_method_name(method));
   const auto run = [&]<typename Element>(Element) {
     return prune_matrix<Element>(pattern, method, static_cast<typename Element::Bits*>(w), rows, k, ld,
                                  first_row, what);

@@ -29,7 +29,7 @@ struct Expected {
 
 Expected plain_conversion(RawTensor weight, Pattern pattern, DType target) {
   const std::int64_t n = weight.shape[0], k = weight.shape[1];
-  prune_rows(pattern, PruneMethod::kMagnitude, {}, weight.dtype, weight.bytes.data(), n, k, k);
+  prune_rows(pattern, PruneMethod::kMagnitude, weight.dtype, weight.bytes.data(), n, k, k);
   Expected expected;
   std::string codes8(static_cast<std::size_t>(n * k), '\0');
   const char* dense = weight.bytes.data();
@@ -238,8 +238,7 @@ TEST(Convert, TakesQuantisedSources) {
     auto out = load_tensors(space / "out");
     const std::string name = "model.layers.1.mlp.up_proj";
     RawTensor weight = find_tensor(tensors, name + ".weight");
-    prune_rows(Pattern::parse("6:8"), PruneMethod::kMagnitude, {}, DType::kI8, weight.bytes.data(), 72, 40,
-               40);
+    prune_rows(Pattern::parse("6:8"), PruneMethod::kMagnitude, DType::kI8, weight.bytes.data(), 72, 40, 40);
     std::string values(72 * 30, '\0');
     std::string codes(static_cast<std::size_t>(72 * Pattern::parse("6:8").code_bytes_per_row(40)), '\0');
     pack_rows(Pattern::parse("6:8"), DType::kI8, weight.bytes.data(), 72, 40, 40, values.data(),

@@ -151,6 +151,50 @@ TEST_P(KillAtFiftyMoments, TheSameCommandEndsInTheSameBytes) {
 INSTANTIATE_TEST_SUITE_P(Plain, KillAtFiftyMoments, ::testing::Values(false));
 INSTANTIATE_TEST_SUITE_P(Force, KillAtFiftyMoments, ::testing::Values(true));
 
+// Calibration goes on at the layer where it was, from the activations that it saved, and its statistics are
+// those of an undisturbed run too.
+TEST(KillWhileCalibrating, TheSameCommandEndsInTheSameBytes) {
+  const Workspace space;
+  ModelConfig config = small_config();
+  config.layers = 3;
+  config.hidden = 136;
+  make_model(space / "in", config);
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "Line " + std::to_string(i * 37 % 101) + " of the text.\n";
+  write_file(space / "text", text);
+  ConvertOptions options = options_for(space / "in", space / "whole");
+  options.method = PruneMethod::kSparseGpt;
+  options.layout = PackedLayout::kSplit;
+  options.calibration = {(space / "text").string(), 6, 40, 3};
+  options.statistics = space / "statistics";
+  options.commit_bytes = 20'000;
+  std::int64_t calls = 0;
+  ASSERT_FALSE(convert_in_child(options, 0, &calls));
+  ASSERT_GT(calls, 60);
+  const auto want = snapshot(options.target);
+  const auto want_statistics = snapshot(options.statistics);
+  EXPECT_EQ(want.size(), snapshot(space / "in").size() + 1);  // the report; no activations are left
+
+  Random random(17);
+  int kills = 0;
+  for (int trial = 0; trial < 25; ++trial) {
+    options.target = space / ("out" + std::to_string(trial));
+    options.statistics = space / ("statistics" + std::to_string(trial));
+    if (convert_in_child(options, 1 + random.below(calls))) ++kills;
+    if (!complete(options.target) && trial % 2 == 1 && convert_in_child(options, 1 + random.below(calls / 2)))
+      ++kills;
+    expect_no_half_model(options.target);
+    if (!complete(options.target)) {
+      ASSERT_FALSE(convert_in_child(options, 0));
+    }
+    EXPECT_TRUE(snapshot(options.target) == want) << "trial " << trial;
+    EXPECT_TRUE(snapshot(options.statistics) == want_statistics) << "trial " << trial;
+    std::filesystem::remove_all(options.target);
+    std::filesystem::remove_all(options.statistics);
+  }
+  EXPECT_GT(kills, 20);
+}
+
 // The same without looking where: a signal from outside after a random time.
 TEST(KillFromOutside, TheSameCommandEndsInTheSameBytes) {
   const Workspace space;

@@ -142,9 +142,6 @@ TEST_F(Refusal, PackedSourcesAndOptions) {
   options.head = DType::kF8E4M3;
   EXPECT_THAT(refusal(options), HasSubstr("--head fp8: there are bf16 and int8"));
   options.head = DType::kBF16;
-  options.layout = PackedLayout::kSplit;
-  EXPECT_THAT(refusal(options), HasSubstr("layout split is not produced yet"));
-  options.layout = PackedLayout::kSlide;
   options.method = PruneMethod::kNone;
   EXPECT_THAT(refusal(options), HasSubstr("6:8 allows 6"));
 }

@@ -37,8 +37,8 @@ TEST(Unpack, GivesThePrunedAndQuantisedWeights) {
       EXPECT_EQ(got.shape, tensor.shape);
       if (tensor.name.ends_with("_proj.weight")) {
         const std::int64_t n = tensor.shape[0], k = tensor.shape[1];
-        prune_rows(Pattern::parse("6:8"), PruneMethod::kMagnitude, {}, DType::kBF16, tensor.bytes.data(), n,
-                   k, k);
+        prune_rows(Pattern::parse("6:8"), PruneMethod::kMagnitude, DType::kBF16, tensor.bytes.data(), n, k,
+                   k);
         if (dtype != DType::kBF16) {
           std::string codes(static_cast<std::size_t>(n * k), '\0'),
               scale(static_cast<std::size_t>(2 * n), '\0');

@@ -41,6 +41,7 @@ const std::map<std::string, std::set<std::string>> kVendors{
     {"unicode/", {"io"}},
     {"openssl/", {"io"}},
     {"omp.h", {"core"}},
+    {"cblas", {"core"}},
     {"spdlog/", {"core"}},
     {"immintrin.h", {"core", "format", "prune", "quant", "kernels"}},
     {"cuda_", {"core", "kernels", "gemm"}},

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace slidesparse {
+
+// Text that a model runs on while methods that need it look on.
+struct CalibrationOptions {
+  std::string text;                   // a UTF-8 file, or "-"; empty: none
+  std::int64_t samples = 128;         // windows of the text
+  std::int64_t sample_length = 2048;  // tokens of a window
+  std::uint64_t seed = 0;             // which windows
+};
+
+struct CalibrationText {
+  std::vector<std::int32_t> tokens;  // [samples * sample_length]
+  std::string sha256;                // of the text
+  std::string description;           // for config.json: name, samples, seed, digest
+};
+
+// Tokenises the text with the tokenizer of `directory`, cuts it into windows without overlap, and takes
+// `samples` of them, drawn by `seed`, in the order of the text. Throws kIo / kInput for a text that cannot be
+// read, is not UTF-8, or is too short (says how many windows it has), kUsage for counts below 1 or beyond the
+// model's positions.
+CalibrationText read_calibration_text(const CalibrationOptions& options,
+                                      const std::filesystem::path& directory, const ModelConfig& config);
+
+}  // namespace slidesparse
