@@ -22,7 +22,7 @@ def main():
         if row["pattern"] == "dense":
             dense[row["dtype"]] = (row["linear_bytes"], perplexity)
         bytes_dense, perplexity_dense = dense[row["dtype"]]
-        kept, group = row["pattern"].split(":") if ":" in row["pattern"] else ("1", "1")
+        kept, group = row["pattern"].split()[0].split(":") if ":" in row["pattern"] else ("1", "1")
         rows.append([
             row["dtype"], row["pattern"], f"{int(group) - int(kept)} of {group}" if group != "1" else "-",
             f"{size:,}", f"{row['linear_bytes'] / bytes_dense:.3f}", f"{perplexity:.3f}",

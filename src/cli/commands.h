@@ -20,6 +20,7 @@ void add_unpack(CLI::App& app, const GlobalOptions& global);
 void add_inspect(CLI::App& app, const GlobalOptions& global);
 void add_random_model(CLI::App& app, const GlobalOptions& global);
 void add_tokenize(CLI::App& app, const GlobalOptions& global);
+void add_pareto(CLI::App& app, const GlobalOptions& global);
 void add_eval(CLI::App& app, const GlobalOptions& global);
 void add_generate(CLI::App& app, const GlobalOptions& global);
 void add_bench(CLI::App& app, const GlobalOptions& global);

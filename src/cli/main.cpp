@@ -70,6 +70,7 @@ int run(int argc, char** argv) {
   add_inspect(app, global);
   add_random_model(app, global);
   add_tokenize(app, global);
+  add_pareto(app, global);
   add_eval(app, global);
   add_generate(app, global);
   add_bench(app, global);

@@ -63,7 +63,7 @@ void write_json(const std::string& path, const nlohmann::ordered_json& json) {
 
 std::string describe_pattern(const std::string& pattern) {
   if (pattern == "dense" || pattern == "mixed") return pattern;
-  const Pattern parsed = Pattern::parse(pattern);
+  const Pattern parsed = Pattern::parse(pattern.substr(0, pattern.find(' ')));
   return fmt::format("{} (keeps {}, zeroes {})", pattern, parsed.kept(), parsed.zeroed());
 }
 

@@ -19,7 +19,8 @@ nlohmann::ordered_json spread_json(const Spread& spread);
 // Writes JSON atomically to a file, or to stdout for "-".
 void write_json(const std::string& path, const nlohmann::ordered_json& json);
 
-// Kept and zeroed, because people write patterns both ways: "6:8 (keeps 6, zeroes 2)", "dense", "mixed".
+// Kept and zeroed, because people write patterns both ways: "6:8 (keeps 6, zeroes 2)", "6:8 split (keeps 6,
+// zeroes 2)", "dense", "mixed".
 std::string describe_pattern(const std::string& pattern);
 
 }  // namespace slidesparse

@@ -83,7 +83,9 @@ class Conversion {
         plan_(std::move(plan)),
         job_(job),
         progress_("convert", total_bytes(), Progress::Unit::kBytes, options.quiet),
-        streamer_(source, job, [this](std::int64_t bytes) { progress_.advance(bytes); }) {}
+        streamer_(source, job, [this](std::int64_t bytes) {
+          if (!calibrating_) progress_.advance(bytes);
+        }) {}
 
   ConvertReport run() {
     for (const std::string& name : plan_.plain) {
@@ -135,10 +137,8 @@ class Conversion {
         digests[entry.key()] = entry.value().get<std::string>();
       layer = json_string_or(json, "layer", "journal", "");
       // What this run did itself, calibrating, is in the journal too.
-      if (!done_here_.contains(item)) {
-        ++report_.resumed_items;
-        progress_.skip(input);
-      }
+      if (!done_here_.contains(item)) ++report_.resumed_items;
+      progress_.skip(input);
     } else {
       progress_.set_detail(item);
       layer = work(digests);
@@ -159,6 +159,7 @@ class Conversion {
     };
     std::vector<Item> items;
     CalibratedRun run(source_, config_, options_, calibration_, plan_, job_);
+    calibrating_ = true;  // which has a progress of its own
     run.run(
         [&](std::span<const LinearTask> tasks, const PrunedGroup* pruned) {
           write_group(tasks, pruned,
@@ -173,6 +174,7 @@ class Conversion {
           }
           items.clear();
         });
+    calibrating_ = false;
   }
 
   // Those that are pruned row by row, and groups that need no more than statistics at hand.
@@ -255,6 +257,7 @@ class Conversion {
   ConvertReport report_;
   TensorDigests digests_;
   std::set<std::string> done_here_;
+  bool calibrating_ = false;
   Progress progress_;
   TensorStreamer streamer_;
 };

@@ -165,7 +165,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
     for (const LinearSpec& spec : group.members) members.push_back(reader.linear(spec, group));
     for (const WeightSource& member : members) {
       summary_.linear_bytes += stored_bytes(member);
-      patterns.insert(member.pattern.to_string());
+      patterns.insert(pattern_words(member));
       dtypes.emplace(dtype_word(member.dtype));
     }
     linears_.push_back(maker.make(group.name, members, DType::kBF16));

@@ -34,7 +34,7 @@ ModelSummary summarise_weights(const DecoderWeights& weights) {
   for (std::size_t i = 0; i + 1 < weights.linears.size(); ++i) {
     const Linear& linear = weights.linears[i];
     summary.linear_bytes += linear.stored_bytes();
-    patterns.insert(linear.pattern().to_string());
+    patterns.insert(linear.pattern_words());
     dtypes.emplace(dtype_word(linear.dtype()));
   }
   summary.embedding_bytes = weights.embedding.byte_size();

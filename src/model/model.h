@@ -80,7 +80,7 @@ struct ModelSummary {
   std::int64_t head_bytes = 0;  // 0 when tied and not quantised
   std::int64_t other_bytes = 0;
   std::string dtype;    // "bf16", "int8", "fp8"
-  std::string pattern;  // "6:8", "dense", "mixed"
+  std::string pattern;  // "6:8", "6:8 split", "dense", "mixed"
 };
 
 class Model {

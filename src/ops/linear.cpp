@@ -124,6 +124,13 @@ Pattern Linear::pattern() const {
   return state_->source.pattern;
 }
 
+std::string pattern_words(const WeightSource& source) {
+  return source.pattern.to_string() + (source.layout == Layout::kSplit ? " split" : "");
+}
+std::string Linear::pattern_words() const {
+  return slidesparse::pattern_words(state_->source);
+}
+
 std::int64_t stored_bytes(const WeightSource& source) {
   const auto value_size = static_cast<std::int64_t>(dtype_size(source.dtype));
   std::int64_t row = 0;

@@ -19,6 +19,9 @@ struct LinearOptions {
 // Bytes of values, codes, scales, bias and permutation as they are stored.
 std::int64_t stored_bytes(const WeightSource& source);
 
+// "dense", "6:8", or "6:8 split".
+std::string pattern_words(const WeightSource& source);
+
 // Activations ready for the linears that read them: quantised once for a whole fused group.
 struct QuantisedInput {
   TensorView codes;               // [m, k] I8 or F8_E4M3, or the BF16 activations themselves
@@ -38,6 +41,7 @@ class Linear {
   std::int64_t k() const;
   DType dtype() const;  // what the input has to be quantised to
   Pattern pattern() const;
+  std::string pattern_words() const;
   // Bytes of values, codes, scales and bias as they are stored.
   std::int64_t stored_bytes() const;
   // Scratch that run() takes from the arena for m tokens.

@@ -78,7 +78,7 @@ TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
   const Result top = run({"--help"});
   EXPECT_EQ(top.code, 0);
   for (const char* command : {"info", "convert", "unpack", "inspect", "random-model", "tokenize", "eval",
-                              "generate", "bench", "tune"}) {
+                              "generate", "bench", "tune", "pareto"}) {
     EXPECT_THAT(top.out, HasSubstr(command));
     const Result help = run({command, "--help"});
     EXPECT_EQ(help.code, 0);
@@ -216,6 +216,103 @@ TEST_F(Cli, ConvertRefusesMissingAndEqualPaths) {
       run({"convert", path("model"), path("model"), "--pattern", "6:8", "--dtype", "int8", "--force"}), 2,
       {"model"});
   EXPECT_TRUE(fs::exists(root_ / "model" / "config.json"));
+}
+
+TEST_F(Cli, ConvertTakesPatternsMethodsAndLayouts) {
+  std::ofstream(path("long.txt")) << std::string(4000, 'a') + " and so on.\n";
+  const std::vector<std::string> command{"convert",
+                                         path("model"),
+                                         path("surgery"),
+                                         "--pattern",
+                                         "6:8/split,*.down_proj=8:10/slide,*.o_proj=dense",
+                                         "--dtype",
+                                         "fp8",
+                                         "--method",
+                                         "sparsegpt",
+                                         "--calibration",
+                                         path("long.txt"),
+                                         "--samples",
+                                         "4",
+                                         "--sample-length",
+                                         "64"};
+  const Result result = run(command);
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("calibration on 256 tokens"));
+  const auto section = nlohmann::json::parse(read_file(path("surgery/config.json")))["slidesparse"];
+  EXPECT_EQ(section["layout"], "split");
+  EXPECT_EQ(section["method"], "sparsegpt");
+  EXPECT_THAT(section["calibration"].get<std::string>(), HasSubstr("long.txt"));
+  const auto& down = section["exceptions"]["model.layers.0.mlp.down_proj"];
+  EXPECT_EQ(down["pattern"], "8:10");
+  EXPECT_EQ(down["layout"], "slide");
+  EXPECT_EQ(section["exceptions"]["model.layers.0.self_attn.o_proj"]["pattern"], "dense");
+  const auto report = nlohmann::json::parse(read_file(path("surgery/slidesparse_report.json")));
+  EXPECT_GT(report["layers"][0]["error"], 0);
+  EXPECT_LE(report["layers"][0]["error"], report["layers"][0]["error_masked"]);
+  EXPECT_EQ(run({"inspect", path("surgery")}).code, 0);
+  EXPECT_EQ(run({"eval", path("surgery"), "--text", path("text.txt")}).code, 0);
+
+  const auto convert = [&](const std::string& patterns, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"convert", path("model"), path("none"), "--pattern",
+                                 patterns,  "--dtype",     "int8"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  expect_error(convert("*.down_proj=8:10", {}), 2, {"the default is missing"});
+  expect_error(convert("6:8,4:6", {}), 2, {"4:6 is a second default"});
+  expect_error(convert("6:8/diagonal", {}), 2, {"diagonal", "slide and split"});
+  expect_error(convert("6:8", {"--method", "wanda"}), 2, {"--calibration FILE"});
+  expect_error(convert("6:8", {"--method", "awp"}), 2, {"none, magnitude, wanda and sparsegpt"});
+  expect_error(convert("6:8", {"--calibration", path("long.txt")}), 2,
+               {"--method magnitude looks at weights only"});
+}
+
+TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
+  std::ofstream(path("calibration.txt")) << std::string(3000, 'b') + " and so on.\n";
+  std::ofstream(path("speed.json"))
+      << R"({"source": "a guess", "slide": {"6:8": 1.1}, "split": {"6:8": 1.2}})";
+  const std::vector<std::string> command{"pareto",          path("model"),
+                                         "--work",          path("work"),
+                                         "--text",          path("text.txt"),
+                                         "--calibration",   path("calibration.txt"),
+                                         "--samples",       "3",
+                                         "--sample-length", "32",
+                                         "--setting",       "none dense",
+                                         "--setting",       "magnitude 6:8",
+                                         "--setting",       "wanda 6:8/split",
+                                         "--speed",         path("speed.json"),
+                                         "--plot",          path("plot.svg"),
+                                         "--json",          path("points.json")};
+  const Result first = run(command);
+  EXPECT_EQ(first.code, 0) << first.err;
+  EXPECT_THAT(first.out, HasSubstr("| wanda 6:8/split"));
+  EXPECT_THAT(first.out, HasSubstr("a guess"));
+  EXPECT_THAT(first.err, HasSubstr("wanda 6:8/split: perplexity"));
+  const auto json = nlohmann::json::parse(read_file(path("points.json")));
+  ASSERT_EQ(json["points"].size(), 3u);
+  EXPECT_EQ(json["points"][0]["predicted_speed"], 1.0);
+  EXPECT_NEAR(json["points"][2]["predicted_speed"].get<double>(), 1.2, 1e-9);
+  EXPECT_GT(json["points"][1]["perplexity"], 1);
+  EXPECT_THAT(read_file(path("plot.svg")), HasSubstr("<svg"));
+  EXPECT_THAT(read_file(path("plot.svg")), HasSubstr("wanda 6:8/split"));
+  // Only results are left, and they are not measured again.
+  for (const auto& item : fs::directory_iterator(path("work")))
+    EXPECT_EQ(item.path().filename(), "pareto.json");
+  const Result second = run(command);
+  EXPECT_EQ(second.code, 0);
+  EXPECT_EQ(second.out, first.out);
+  EXPECT_EQ(second.err.find("wanda 6:8/split: perplexity"), std::string::npos);
+
+  const auto refused = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all{"pareto", path("model"), "--work", path("work"), "--text", path("text.txt")};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  expect_error(refused({"--setting", "sparsegpt"}), 2, {"a method and patterns are needed"});
+  expect_error(refused({"--setting", "sparsegpt 6:8"}), 2, {"--calibration FILE"});
+  std::ofstream(path("bad.json")) << R"({"slide": {"6:8": -1}})";
+  expect_error(refused({"--setting", "magnitude 6:8", "--speed", path("bad.json")}), 1,
+               {"bad.json: slide", "6:8"});
 }
 
 TEST_F(Cli, InspectShowsPatternAndBytes) {

@@ -1,5 +1,6 @@
 // Attention in FP32 arithmetic, compiled for each instruction set that has no BF16 dot products: the
-// including file defines SLIDESPARSE_TARGET and SLIDESPARSE_ATTENTION (the name of the table). Sums are
+// including file defines SLIDESPARSE_TARGET, SLIDESPARSE_ATTENTION (the name of the table) and
+// SLIDESPARSE_MULTIPLY_ADD(sums, factor, values), sums += factor * values for vectors of eight. Sums are
 // vectors of the compiler's own kind in unrolled loops, so that they stay in registers; it makes of them what
 // the target has.
 #include <algorithm>
@@ -84,8 +85,8 @@ SLIDESPARSE_TARGET void score_tile(const float* q, const float* keys, std::int64
 #pragma GCC unroll 4
       for (int r = 0; r < kRowTile; ++r) {
         const float value = q[r * head_dim + i];
-        acc[r][0] += value * vector_at(key);
-        acc[r][1] += value * vector_at(key + kHalf);
+        SLIDESPARSE_MULTIPLY_ADD(acc[r][0], value, vector_at(key));
+        SLIDESPARSE_MULTIPLY_ADD(acc[r][1], value, vector_at(key + kHalf));
       }
     }
 #pragma GCC unroll 4
@@ -111,8 +112,8 @@ SLIDESPARSE_TARGET void value_tile(const float* p, const float* values, std::int
 #pragma GCC unroll 4
       for (int r = 0; r < kRowTile; ++r) {
         const float weight = p[r * kKeyBlock + j];
-        acc[r][0] += weight * vector_at(value);
-        acc[r][1] += weight * vector_at(value + kHalf);
+        SLIDESPARSE_MULTIPLY_ADD(acc[r][0], weight, vector_at(value));
+        SLIDESPARSE_MULTIPLY_ADD(acc[r][1], weight, vector_at(value + kHalf));
       }
     }
 #pragma GCC unroll 4

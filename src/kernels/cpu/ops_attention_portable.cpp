@@ -1,5 +1,6 @@
 #define SLIDESPARSE_TARGET
 #define SLIDESPARSE_ATTENTION kPortableAttention
+#define SLIDESPARSE_MULTIPLY_ADD(sums, factor, values) sums += (factor) * (values)
 #include "kernels/cpu/ops_attention_body.h"
 
 namespace slidesparse::kernels {

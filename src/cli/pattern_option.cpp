@@ -1,0 +1,47 @@
+#include "cli/pattern_option.h"
+
+#include "cli/dtype_names.h"
+#include "core/fail.h"
+#include "core/text.h"
+
+namespace slidesparse {
+namespace {
+
+// "6:8" or "6:8/split".
+void parse_pattern_and_layout(const std::string& text, Pattern& pattern, PackedLayout& layout) {
+  const std::size_t slash = text.find('/');
+  pattern = parse_pattern_option(text.substr(0, slash));
+  if (slash != std::string::npos) layout = parse_layout_option(text.substr(slash + 1));
+}
+
+}  // namespace
+
+PackedLayout parse_layout_option(const std::string& text) {
+  if (text == "slide") return PackedLayout::kSlide;
+  if (text == "split") return PackedLayout::kSplit;
+  fail(ErrorKind::kUsage, "layout \"{}\": there are slide and split", printable(text));
+}
+
+void parse_patterns(const std::vector<std::string>& texts, ConvertOptions& options) {
+  bool found = false;
+  for (const std::string& text : texts) {
+    if (text.find('=') != std::string::npos) continue;
+    if (found) {
+      fail(ErrorKind::kUsage, "--pattern: {} is a second default; exceptions look like '*.down_proj=8:10'",
+           printable(text));
+    }
+    parse_pattern_and_layout(text, options.pattern, options.layout);
+    found = true;
+  }
+  if (!found)
+    fail(ErrorKind::kUsage, "--pattern: the default is missing; give one as in '6:8,*.down_proj=8:10'");
+  for (const std::string& text : texts) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos) continue;
+    PatternRule rule{text.substr(0, equals), Pattern(), options.layout};
+    parse_pattern_and_layout(text.substr(equals + 1), rule.pattern, rule.layout);
+    options.rules.push_back(std::move(rule));
+  }
+}
+
+}  // namespace slidesparse

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "convert/convert.h"
+
+namespace slidesparse {
+
+// "slide" or "split". Throws kUsage for other words.
+PackedLayout parse_layout_option(const std::string& text);
+
+// "6:8/split", "*.down_proj=8:10", ...: one default pattern, and exceptions for what their globs match; a
+// layout behind a slash, options.layout where there is none. Fills options.pattern, layout and rules; throws
+// kUsage.
+void parse_patterns(const std::vector<std::string>& texts, ConvertOptions& options);
+
+}  // namespace slidesparse
