@@ -50,6 +50,15 @@ TEST(Choose, StreamsForFewTokensAndExpandsPanelsForMany) {
   EXPECT_THAT(choose(problem(1)).kernel.name, "cpu/avx512 dense I8 stream");
 }
 
+TEST(Choose, TakesGroupsOfTokensWithAvx2) {
+  if (detected_isa() < Isa::kAvx2) GTEST_SKIP() << "needs AVX2";
+  const ForcedIsa forced(Isa::kAvx2);
+  const Pattern pattern = Pattern::of_half_group(4);
+  EXPECT_EQ(choose(problem(7, Layout::kPacked, pattern)).kernel.name, "cpu/avx2 packed 6:8 I8 panel");
+  EXPECT_EQ(choose(problem(8, Layout::kPacked, pattern)).kernel.name, "cpu/avx2 packed 6:8 I8 tiles");
+  EXPECT_EQ(choose(problem(300, Layout::kSplit, pattern, DType::kBF16)).kernel.name, "cpu/avx2 split BF16 tiles");
+}
+
 TEST(Choose, TakesTheForcedInstructionSet) {
   const ForcedIsa forced(Isa::kPortable);
   const Choice choice = choose(problem(1, Layout::kSplit, Pattern::of_half_group(5), DType::kF8E4M3));
