@@ -5,8 +5,8 @@
 
 #include "core/cuda/status.h"
 #include "core/random.h"
-#include "engine/engine.h"
-#include "engine/generate.h"
+#include "engine/alone.h"
+#include "engine/engine_core.h"
 
 namespace slidesparse {
 namespace {
@@ -31,9 +31,9 @@ Model make(DeviceKind device) {
   return Model::random(small_config(), DType::kI8, Pattern::parse("6:8"), DType::kI8, 3, options);
 }
 
-EngineRequest some_request(std::int64_t id) {
+CoreRequest some_request(std::int64_t id) {
   const auto seed = static_cast<std::uint64_t>(id);
-  EngineRequest made;
+  CoreRequest made;
   made.request.id = id;
   const auto length = static_cast<std::int64_t>(1 + random_bits(seed, 0) % 90);
   for (std::int64_t i = 0; i < length; ++i) {
@@ -51,7 +51,7 @@ using Outputs = std::map<std::int64_t, std::vector<std::int32_t>>;
 
 Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool overlap, bool graphs,
             std::int64_t* preemptions = nullptr) {
-  EngineOptions options;
+  EngineCoreOptions options;
   options.scheduler.max_batched_tokens = 128;
   options.scheduler.max_sequences = 12;
   options.scheduler.max_context = 160;
@@ -59,10 +59,10 @@ Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool 
   options.page_size = 16;
   options.overlap = overlap;
   options.graphs = graphs;
-  Engine engine(model, options);
+  EngineCore engine(model, options);
   for (std::int64_t id = 0; id < requests; ++id) engine.submit(some_request(id));
   Outputs outputs;
-  EngineSink sink;
+  CoreSink sink;
   sink.on_finish = [&](const FinishedRequest& finished) {
     outputs[finished.id].assign(finished.output.begin(), finished.output.end());
   };
@@ -123,14 +123,14 @@ TEST_F(CudaEngine, AgreesWithTheCpu) {
   const Model card = make(DeviceKind::kCuda);
   const Outputs expected = run(cpu, 24, 400, false, false);
   expect_mostly_equal(run(card, 24, 400, true, true), expected);
-  // One request by itself, as `generate` runs it.
+  // One request by itself, without the engine.
   Outputs alone, alone_expected;
   for (std::int64_t id = 0; id < 12; ++id) {
-    const EngineRequest request = some_request(id);
-    GenerateOptions options;
+    const CoreRequest request = some_request(id);
+    test::AloneOptions options;
     options.max_tokens = request.request.max_new_tokens;
     options.sampling = request.sampling;
-    alone[id] = generate(card, request.request.prompt, options).tokens;
+    alone[id] = test::generate_alone(card, request.request.prompt, options).tokens;
     alone_expected[id] = expected.at(id);
   }
   expect_mostly_equal(alone, alone_expected);
