@@ -1,6 +1,7 @@
 // Requests on a card: against themselves, and against the CPU as far as rounding lets them agree.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "core/cuda/status.h"
@@ -134,6 +135,65 @@ TEST_F(CudaEngine, AgreesWithTheCpu) {
     alone_expected[id] = expected.at(id);
   }
   expect_mostly_equal(alone, alone_expected);
+}
+
+// On a card the log probabilities of the tokens that it draws, greedily and not, with and without graphs, are
+// those of its own logits; alternatives are as many as each request asks for.
+TEST_F(CudaEngine, LogprobsAreThoseOfTheLogits) {
+  const Model card = make(DeviceKind::kCuda);
+  struct Case {
+    bool graphs;
+    std::int64_t sequences;
+  };
+  for (const Case& c : {Case{false, 12}, Case{true, 12}, Case{true, 1}}) {
+    EngineCoreOptions options;
+    options.scheduler.max_batched_tokens = 128;
+    options.scheduler.max_sequences = c.sequences;
+    options.scheduler.max_context = 160;
+    options.pages = 400;
+    options.page_size = 16;
+    options.graphs = c.graphs;
+    EngineCore engine(card, options);
+    constexpr int kWanted[] = {-1, 0, 1, 5, kMostLogprobs};
+    std::map<std::int64_t, int> wanted;
+    for (std::int64_t id = 0; id < 20; ++id) {
+      CoreRequest request = some_request(id);
+      request.logprobs = wanted[id] = kWanted[id % 5];
+      engine.submit(request);
+    }
+    std::int64_t first = 0, close = 0, told = 0;
+    CoreSink sink;
+    sink.on_token = [&](const NewToken& token, const RowLogprobs* logprobs) {
+      ASSERT_EQ(logprobs != nullptr, wanted.at(token.id) >= 0);
+      if (logprobs == nullptr) return;
+      ++told;
+      ASSERT_EQ(logprobs->top.size(), static_cast<std::size_t>(wanted.at(token.id)));
+      EXPECT_LE(logprobs->logprob, 0);
+      for (std::size_t i = 0; i < logprobs->top.size(); ++i) {
+        const TokenLogprob& top = logprobs->top[i];
+        EXPECT_TRUE(top.id >= 0 && top.id < 1000);
+        if (i > 0) {
+          EXPECT_LE(top.logprob, logprobs->top[i - 1].logprob);
+        }
+        if (top.id == token.token) {
+          EXPECT_EQ(top.logprob, logprobs->logprob);
+        }
+      }
+      // By itself a whole prompt is one step, which a forward pass repeats.
+      if (token.index != 0 || c.sequences > 1) return;
+      ++first;
+      test::AloneOptions alone;
+      alone.max_tokens = 1;
+      const CoreRequest request = some_request(token.id);
+      const auto expected = test::generate_alone(card, request.request.prompt, alone);
+      if (std::abs(token_logprob(expected.logits[0], token.token) - logprobs->logprob) < 0.02f) ++close;
+    };
+    while (engine.turn(sink)) {
+    }
+    EXPECT_EQ(first, c.sequences > 1 ? 0 : 16);
+    EXPECT_EQ(close, first);
+    EXPECT_GT(told, 16);
+  }
 }
 
 }  // namespace
