@@ -13,6 +13,8 @@ namespace {
 // machine that runs such a model has to spare.
 constexpr std::int64_t kUnaskedKvBytes = std::int64_t{2} << 30;
 
+constexpr std::int64_t kCardPageTokens = 16;  // kernels/cuda/paged_attention.h
+
 }  // namespace
 
 std::int64_t checked_model_len(const ModelConfig& config, std::int64_t max_model_len) {
@@ -35,6 +37,9 @@ EngineCoreOptions core_options(const ModelConfig& config, DeviceKind device, con
     fail(ErrorKind::kUsage,
          "page_size {}, kv_pages {}: at least 1 token a page, and 0 (chosen) or more pages",
          options.page_size, options.kv_pages);
+  }
+  if (device == DeviceKind::kCuda && options.page_size % kCardPageTokens != 0) {
+    fail(ErrorKind::kUsage, "page_size {}: on a card a multiple of {}", options.page_size, kCardPageTokens);
   }
   if (options.deterministic && device == DeviceKind::kCuda)
     fail(ErrorKind::kUnsupported, "deterministic: on the CPU only (--device cpu)");

@@ -81,6 +81,9 @@ TEST(EngineSizes, NonsenseIsRefusedWithTheNumbers) {
   options = {};
   options.page_size = 0;
   EXPECT_THAT(refusal(options), HasSubstr("page_size 0"));
+  options.page_size = 24;
+  EXPECT_EQ(refusal(options), "");
+  EXPECT_THAT(refusal(options, DeviceKind::kCuda), HasSubstr("page_size 24: on a card a multiple of 16"));
   options = {};
   options.kv_pages = -1;
   EXPECT_THAT(refusal(options), HasSubstr("kv_pages -1"));

@@ -45,7 +45,7 @@ struct EngineOptions {
   // Tokens of prompt and output of one sequence, 2 or more. At most the model's positions and the one token
   // that is drawn and never fed. 0: that, or what all pages hold.
   std::int64_t max_model_len = 0;
-  std::int64_t page_size = 64;  // tokens of a page of the KV cache
+  std::int64_t page_size = 64;  // tokens of a page of the KV cache; on a card a multiple of 16
   // Pages of the KV cache; at least what one sequence of max_model_len tokens takes. 0: what max_num_seqs
   // such sequences take, but no more than 2 GiB.
   std::int64_t kv_pages = 0;
