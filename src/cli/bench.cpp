@@ -18,6 +18,7 @@
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "model/placement.h"
 #include "model/presets.h"
 
 namespace slidesparse {
@@ -104,7 +105,7 @@ GemmBenchOptions gemm_options(const BenchCommand& command, const GemmSubject& su
   options.patterns = subject.patterns;
   options.seed = command.seed;
   options.min_seconds = command.min_seconds;
-  options.device = parse_device_option(command.device);
+  options.device = parse_device(command.device);
   if (!command.m.empty()) options.ms = command.m;
   options.weights = parse_weight_policy(command.weights);
   options.part = command.product ? TimedPart::kProduct : TimedPart::kWhole;

@@ -5,13 +5,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
-#include "core/cuda/status.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/probe.h"
@@ -120,24 +118,6 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
   subject.patterns = parse_pattern_list(options.patterns);
   if (subject.patterns.empty()) subject.patterns = {Pattern(), Pattern::of_half_group(4)};
   return subject;
-}
-
-DeviceKind parse_device_option(const std::string& text) {
-  if (text == "cpu") return DeviceKind::kCpu;
-  if (text.empty()) return cuda_status().available ? DeviceKind::kCuda : DeviceKind::kCpu;
-  if (text != "cuda") fail(ErrorKind::kUsage, "--device {}: possible are cpu, cuda", printable(text, 40));
-  if (!cuda_status().available)
-    fail(ErrorKind::kUnsupported, "--device cuda: {}; --device cpu works", cuda_status().reason);
-  return DeviceKind::kCuda;
-}
-
-std::string default_tuning_cache() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return std::string(cache) + "/slidesparse/tuning.json";
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0')
-    fail(ErrorKind::kUsage, "neither XDG_CACHE_HOME nor HOME is set: say where with --cache FILE");
-  return std::string(home) + "/.cache/slidesparse/tuning.json";
 }
 
 std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants) {

@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "core/device.h"
 #include "gemm/bench.h"
 #include "model/config.h"
 
@@ -29,15 +28,8 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
 // The configuration of a preset; throws kUsage with the list.
 ModelConfig known_model(const std::string& name);
 
-// "cpu", "cuda", or empty: cuda where there is a card. Throws kUsage for other words, kUnsupported with the
-// reason when cuda is asked for and not to be had.
-DeviceKind parse_device_option(const std::string& text);
-
 // Runs kernels that might bring a process down in another one ("slidesparse probe-kernel"): why each must not
 // run here, empty for those that may.
 std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants);
-
-// $XDG_CACHE_HOME/slidesparse/tuning.json or ~/.cache/...; throws kUsage when neither is known.
-std::string default_tuning_cache();
 
 }  // namespace slidesparse

@@ -3,19 +3,16 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <optional>
 #include <set>
 #include <tuple>
 
-#include "cli/gemm_subject.h"
 #include "core/cuda/memory.h"
 #include "core/cuda/status.h"
 #include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/machine_limits.h"
-#include "gemm/tuning_cache.h"
 
 namespace slidesparse {
 namespace {
@@ -27,24 +24,6 @@ double seconds_at_limit(const LinearUse& use, const MachineLimits& limits) {
   const double peak = limits.ops_per_second(use.dtype);
   return std::max(static_cast<double>(use.weight_bytes_read) / limits.read_bytes_per_second,
                   peak > 0 ? ops / peak : 0);
-}
-
-// What libraries and graphs take besides our own buffers.
-constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
-
-// Our buffers get what the limit leaves beside what the driver holds already, the context above all.
-void limit_memory(const std::string& text, bool card) {
-  const std::optional<std::int64_t> limit = parse_bytes(text);
-  if (!limit) fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB", printable(text));
-  if (!card) fail(ErrorKind::kUsage, "--memory-limit {}: goes with a model on a card", printable(text));
-  const std::int64_t taken = cuda_status().devices.front().memory_bytes - free_device_memory();
-  const std::int64_t left = *limit - taken - kOthersBytes;
-  if (left <= 0) {
-    fail(ErrorKind::kUsage, "--memory-limit {}: {} are taken already, and {} are kept for libraries",
-         printable(text), format_bytes(static_cast<double>(taken)),
-         format_bytes(static_cast<double>(kOthersBytes)));
-  }
-  set_device_memory_limit(left);
 }
 
 }  // namespace
@@ -64,13 +43,14 @@ void print_memory(const Model& model) {
 }
 
 void add_linear_options(CLI::App& app, LinearCommand& command) {
-  app.add_option("--device", command.device, "cpu or cuda (default: cuda where there is a card)");
-  app.add_option("--backend", command.backends, "Backends to use, best first (see info)")->delimiter(',');
-  app.add_option("--cache", command.cache,
+  app.add_option("--device", command.placement.device, "cpu or cuda (default: cuda where there is a card)");
+  app.add_option("--backend", command.placement.backends, "Backends to use, best first (see info)")
+      ->delimiter(',');
+  app.add_option("--cache", command.placement.cache,
                  "File that `tune` wrote: kernels are chosen by its times (default: on a card "
                  "$XDG_CACHE_HOME/slidesparse/tuning.json if it is there, else by rule)");
   app.add_option(
-         "--weights", command.weights,
+         "--weights", command.placement.weights,
          "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
       ->capture_default_str();
   app.add_option("--memory-limit", command.memory_limit,
@@ -80,29 +60,16 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
 }
 
 ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms) {
-  ModelOptions options;
-  options.device = parse_device_option(command.device);
-  options.weights = parse_weight_policy(command.weights);
-  options.ms = std::move(ms);
-  const bool card = options.device == DeviceKind::kCuda;
-  if (!command.memory_limit.empty()) limit_memory(command.memory_limit, card);
-  options.linear.backends = command.backends;
-  for (const std::string& name : command.backends) {
-    if (backend_named(name).device() != options.device && name != "reference") {
-      fail(ErrorKind::kUsage, "--backend {}: does not run on {}", name, card ? "a card" : "the CPU");
+  Placement placement = command.placement;
+  if (!command.memory_limit.empty()) {
+    const std::optional<std::int64_t> limit = parse_bytes(command.memory_limit);
+    if (!limit || *limit == 0) {
+      fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB",
+           printable(command.memory_limit));
     }
+    placement.memory_limit = *limit;
   }
-  std::string cache = command.cache;
-  if (cache.empty() && card && std::filesystem::exists(default_tuning_cache()))
-    cache = default_tuning_cache();
-  if (cache.empty()) return options;
-  if (!std::filesystem::exists(cache)) {
-    fail_input("--cache {}: there is no such file; `slidesparse tune --device {} --cache {}` makes it",
-               printable(cache, 200), card ? "cuda" : "cpu", printable(cache, 200));
-  }
-  options.linear.measured =
-      std::make_shared<TuningCache>(TuningCache::load(cache, tuning_machine(options.device)));
-  return options;
+  return model_options(placement, std::move(ms));
 }
 
 std::string explain_linears(const Model& model, std::span<const std::int64_t> ms) {

@@ -18,6 +18,7 @@
 #include "core/log.h"
 #include "core/text.h"
 #include "gemm/tuner.h"
+#include "model/placement.h"
 #include "model/presets.h"
 
 namespace slidesparse {
@@ -46,7 +47,7 @@ TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& 
   const GemmSubject subject = gemm_subject(
       "tune", {command.directory, command.model, command.shape, command.dtypes, command.patterns});
   TunerOptions options;
-  options.device = parse_device_option(command.device);
+  options.device = parse_device(command.device);
   for (const DType dtype : subject.dtypes) {
     for (const GemmShape& shape : subject.shapes)
       names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias, shape.stored}});

@@ -49,7 +49,7 @@ class Workload {
     // time is that from one arrival to the next.
     double last = now_seconds();
     const auto take_in = [&] {
-      check_drawn(runner_->finish());
+      check_drawn(runner_->finish().tokens);
       const double now = now_seconds();
       seconds.push_back(now - last);
       last = now;
@@ -135,7 +135,7 @@ class Workload {
   double time_step() {
     const double start = now_seconds();
     runner_->start(step_.batch(), rows_);
-    check_drawn(runner_->finish());
+    check_drawn(runner_->finish().tokens);
     return now_seconds() - start;
   }
 
@@ -168,7 +168,7 @@ class Workload {
   std::int64_t blocks_;
   std::unique_ptr<StepRunner> runner_;
   StepBuilder step_;
-  std::vector<SampleRow> rows_;
+  std::vector<DrawRow> rows_;
   std::vector<std::vector<std::int32_t>> tables_;
 };
 

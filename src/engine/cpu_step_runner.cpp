@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <unordered_map>
@@ -24,15 +25,16 @@ class CpuStepRunner final : public StepRunner {
   }
 
   std::int64_t max_blocks() const override { return max_blocks_; }
+  int most_logprobs() const override { return kMostLogprobs; }
 
-  void start(const Batch& batch, std::span<const SampleRow> rows) override {
+  void start(const Batch& batch, std::span<const DrawRow> rows) override {
     require(rows.size() == batch.wanted_rows.size() && done_.size() < 2, "step: {} rows of {}, {} under way",
             rows.size(), batch.wanted_rows.size(), done_.size());
     tokens_.assign(batch.tokens.begin(), batch.tokens.end());
     for (std::int32_t& token : tokens_) {
       if (token >= 0) continue;
       const auto row = static_cast<std::size_t>(-1 - token);
-      token = row < drawn_[last_].size() ? drawn_[last_][row] : -1;
+      token = row < drawn_[last_].tokens.size() ? drawn_[last_].tokens[row] : -1;
     }
     Batch resolved = batch;
     resolved.tokens = tokens_;
@@ -42,25 +44,31 @@ class CpuStepRunner final : public StepRunner {
                    TensorView::contiguous(static_cast<void*>(logits_.data()), DType::kF32,
                                           {static_cast<std::int64_t>(rows.size()), vocab}));
     last_ = 1 - last_;
-    std::vector<std::int32_t>& drawn = drawn_[last_];
-    drawn.clear();
+    Drawn& drawn = drawn_[last_];
+    drawn.tokens.clear();
+    drawn.logprobs.clear();
+    if (std::ranges::any_of(rows, [](const DrawRow& row) { return row.logprobs >= 0; }))
+      drawn.logprobs.resize(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto logits = std::span<const float>(logits_).subspan(i * static_cast<std::size_t>(vocab),
                                                                   static_cast<std::size_t>(vocab));
+      const SampleRow& row = rows[i].sample;
       std::span<std::uint32_t> seen;
-      if (rows[i].repetition_penalty != 1) seen = seen_of(rows[i].slot);
-      drawn.push_back(sample_token(rows[i], logits, seen));
-      if (!seen.empty() && drawn.back() >= 0)
-        seen[static_cast<std::size_t>(drawn.back() / 32)] |= 1u << (drawn.back() % 32);
+      if (row.repetition_penalty != 1) seen = seen_of(row.slot);
+      const std::int32_t token = sample_token(row, logits, seen);
+      drawn.tokens.push_back(token);
+      if (!seen.empty() && token >= 0) seen[static_cast<std::size_t>(token / 32)] |= 1u << (token % 32);
+      if (rows[i].logprobs >= 0)
+        drawn.logprobs[i] = {token_logprob(logits, token), top_logprobs(logits, rows[i].logprobs)};
     }
     done_.push_back(last_);
   }
 
-  std::span<const std::int32_t> finish() override {
+  DrawnRows finish() override {
     require(!done_.empty(), "no step is under way");
     const std::size_t which = done_.front();
     done_.pop_front();
-    return drawn_[which];
+    return {drawn_[which].tokens, drawn_[which].logprobs};
   }
 
   void see(std::int32_t slot, std::span<const std::int32_t> tokens) override {
@@ -73,6 +81,11 @@ class CpuStepRunner final : public StepRunner {
   }
 
  private:
+  struct Drawn {
+    std::vector<std::int32_t> tokens;
+    std::vector<RowLogprobs> logprobs;  // empty, or one a row
+  };
+
   std::span<std::uint32_t> seen_of(std::int32_t slot) {
     std::vector<std::uint32_t>& words = seen_[slot];
     words.resize(static_cast<std::size_t>(seen_words(model_.config().vocab)));
@@ -86,7 +99,7 @@ class CpuStepRunner final : public StepRunner {
   Context context_;
   std::vector<std::int32_t> tokens_;
   std::vector<float> logits_;
-  std::array<std::vector<std::int32_t>, 2> drawn_;
+  std::array<Drawn, 2> drawn_;
   std::size_t last_ = 0;
   std::deque<std::size_t> done_;
   std::unordered_map<std::int32_t, std::vector<std::uint32_t>> seen_;

@@ -26,6 +26,15 @@ std::int64_t padded_sequences(std::int64_t sequences) {
   return round_up(sequences, step);
 }
 
+// Alternatives beside each token that a step with these rows computes: -1 no log probabilities at all, 0 the
+// tokens' own. Two numbers, so that few graphs serve all steps.
+int top_of(std::span<const DrawRow> rows) {
+  int most = -1;
+  for (const DrawRow& row : rows) most = std::max(most, row.logprobs);
+  return most > 0 ? cuda::kMostTopLogprobs : most;
+}
+static_assert(kMostLogprobs == cuda::kMostTopLogprobs);
+
 class CudaStepRunner final : public StepRunner {
  public:
   CudaStepRunner(const Model& model, const RunnerLimits& limits)
@@ -46,6 +55,9 @@ class CudaStepRunner final : public StepRunner {
     sample_rows_ = DeviceBuffer(rows_ * static_cast<std::int64_t>(sizeof(SampleRow)), "sampling options");
     sample_workspace_ =
         DeviceBuffer(std::max<std::int64_t>(8, cuda::sample_workspace_bytes(rows_, vocab)), "sampling");
+    logprobs_ = DeviceBuffer(rows_ * 4, "log probabilities");
+    top_ids_ = DeviceBuffer(rows_ * kMostLogprobs * 4, "log probabilities");
+    top_logprobs_ = DeviceBuffer(rows_ * kMostLogprobs * 4, "log probabilities");
     fill_device(drawn_.data(), 0, drawn_.size(), stream_.handle());
     if (limits.penalties) {
       seen_ = DeviceBuffer(2 * rows_ * seen_words(vocab) * 4, "seen tokens");
@@ -54,6 +66,9 @@ class CudaStepRunner final : public StepRunner {
     for (Flight& flight : flights_) {
       flight.drawn = PinnedBuffer(rows_ * 4);
       flight.rows = PinnedBuffer(sample_rows_.size());
+      flight.logprobs = PinnedBuffer(logprobs_.size());
+      flight.top_ids = PinnedBuffer(top_ids_.size());
+      flight.top_logprobs = PinnedBuffer(top_logprobs_.size());
     }
     stream_.synchronize();
   }
@@ -67,8 +82,11 @@ class CudaStepRunner final : public StepRunner {
   }
 
   std::int64_t max_blocks() const override { return max_blocks_; }
+  int most_logprobs() const override {
+    return decoder_.config().vocab <= cuda::kMostTopVocab ? kMostLogprobs : 0;
+  }
 
-  void start(const Batch& batch, std::span<const SampleRow> rows) override {
+  void start(const Batch& batch, std::span<const DrawRow> rows) override {
     require(under_way_.size() < kSteps, "{} steps are under way", under_way_.size());
     check(batch, rows);
     const std::size_t which = next_;
@@ -77,11 +95,13 @@ class CudaStepRunner final : public StepRunner {
                         batch.wanted_rows.size() == batch.tokens.size();
     const Batch padded = decode ? pad(batch) : batch;
     CudaStep step = indices_.upload(padded, cache_.page_size(), stream_.handle(), which);
-    const bool greedy = std::all_of(rows.begin(), rows.end(), [](const SampleRow& row) {
-      return is_greedy(row) && row.repetition_penalty == 1;
-    });
+    const Drawing drawing{std::all_of(rows.begin(), rows.end(),
+                                      [](const DrawRow& row) {
+                                        return is_greedy(row.sample) && row.sample.repetition_penalty == 1;
+                                      }),
+                          top_of(rows)};
     auto* const host_rows = reinterpret_cast<SampleRow*>(flight.rows.data());
-    std::copy(rows.begin(), rows.end(), host_rows);
+    std::transform(rows.begin(), rows.end(), host_rows, [](const DrawRow& row) { return row.sample; });
     std::fill(host_rows + rows.size(), host_rows + step.wanted, SampleRow{});
     copy_to_device(sample_rows_.data(), host_rows, step.wanted * static_cast<std::int64_t>(sizeof(SampleRow)),
                    stream_.handle());
@@ -89,23 +109,44 @@ class CudaStepRunner final : public StepRunner {
       // The graph serves every context that the cache can hold.
       step.longest_query = 1;
       step.longest_context = max_blocks_ * cache_.page_size();
-      run_graph(step, greedy);
+      run_graph(step, drawing);
     } else {
-      run(step, greedy);
+      run(step, drawing);
     }
     copy_to_host(flight.drawn.data(), drawn_.data(), step.wanted * 4, stream_.handle());
+    flight.logprobs_of.clear();
+    if (drawing.top >= 0) {
+      for (const DrawRow& row : rows) flight.logprobs_of.push_back(row.logprobs);
+      copy_to_host(flight.logprobs.data(), logprobs_.data(), step.wanted * 4, stream_.handle());
+      const std::int64_t bytes = step.wanted * drawing.top * 4;
+      copy_to_host(flight.top_ids.data(), top_ids_.data(), bytes, stream_.handle());
+      copy_to_host(flight.top_logprobs.data(), top_logprobs_.data(), bytes, stream_.handle());
+    }
     flight.done.record(stream_.handle());
     flight.count = rows.size();
     under_way_.push_back(which);
     next_ = (next_ + 1) % kSteps;
   }
 
-  std::span<const std::int32_t> finish() override {
+  DrawnRows finish() override {
     require(!under_way_.empty(), "no step is under way");
     Flight& flight = flights_[under_way_.front()];
     under_way_.pop_front();
     flight.done.synchronize();
-    return {reinterpret_cast<const std::int32_t*>(flight.drawn.data()), flight.count};
+    told_.clear();
+    const auto* const logprobs = reinterpret_cast<const float*>(flight.logprobs.data());
+    const auto* const ids = reinterpret_cast<const std::int32_t*>(flight.top_ids.data());
+    const auto* const top = reinterpret_cast<const float*>(flight.top_logprobs.data());
+    for (std::size_t i = 0; i < flight.logprobs_of.size(); ++i) {
+      RowLogprobs& row = told_.emplace_back();
+      row.logprob = logprobs[i];
+      // -1: no more tokens can be chosen.
+      for (int j = 0; j < flight.logprobs_of[i]; ++j) {
+        const std::size_t at = i * kMostLogprobs + static_cast<std::size_t>(j);
+        if (ids[at] >= 0) row.top.push_back({ids[at], top[at]});
+      }
+    }
+    return {{reinterpret_cast<const std::int32_t*>(flight.drawn.data()), flight.count}, told_};
   }
 
   void see(std::int32_t slot, std::span<const std::int32_t> tokens) override {
@@ -134,15 +175,24 @@ class CudaStepRunner final : public StepRunner {
  private:
   static constexpr std::size_t kSteps = 2;
 
+  // What the kernels that draw depend on besides sizes: each is another graph.
+  struct Drawing {
+    bool greedy = false;
+    int top = -1;                                      // see top_of
+    auto operator<=>(const Drawing&) const = default;  // NOLINT(modernize-use-nullptr): there is no zero
+  };
+
   // A step's own host memory: reused when it has been waited for.
   struct Flight {
     PinnedBuffer drawn;
     PinnedBuffer rows;
+    PinnedBuffer logprobs, top_ids, top_logprobs;
     CudaEvent done;
     std::size_t count = 0;
+    std::vector<int> logprobs_of;  // DrawRow::logprobs of each row; empty when no row wants any
   };
 
-  void check(const Batch& batch, std::span<const SampleRow> rows) const {
+  void check(const Batch& batch, std::span<const DrawRow> rows) const {
     require(rows.size() == batch.wanted_rows.size() && batch.max_blocks == max_blocks_,
             "step: {} rows of {}, tables of {} blocks instead of {}", rows.size(), batch.wanted_rows.size(),
             batch.max_blocks, max_blocks_);
@@ -186,7 +236,7 @@ class CudaStepRunner final : public StepRunner {
     return context;
   }
 
-  void run(const CudaStep& step, bool greedy) {
+  void run(const CudaStep& step, const Drawing& drawing) {
     cuda_check(cuda::feed_drawn(const_cast<std::int32_t*>(step.token_ids), step.tokens,
                                 drawn_.as<std::int32_t>(), rows_, stream_.handle()),
                "feed_drawn");
@@ -197,22 +247,28 @@ class CudaStepRunner final : public StepRunner {
     args.ld = args.vocab = decoder_.config().vocab;
     args.rows = step.wanted;
     args.row = reinterpret_cast<const SampleRow*>(sample_rows_.data());
-    args.all_greedy = greedy;
+    args.all_greedy = drawing.greedy;
     args.seen = limits_.penalties ? seen_.as<std::uint32_t>() : nullptr;
     args.token = drawn_.as<std::int32_t>();
+    if (drawing.top >= 0) args.logprob = logprobs_.as<float>();
+    if (drawing.top > 0) {
+      args.top_n = drawing.top;
+      args.top_id = top_ids_.as<std::int32_t>();
+      args.top_logprob = top_logprobs_.as<float>();
+    }
     args.workspace = sample_workspace_.data();
     cuda_check(cuda::sample(args, stream_.handle()), "sample");
   }
 
   // The first step of a size runs as it is: kernels are loaded and plans made. The second is recorded.
-  void run_graph(const CudaStep& step, bool greedy) {
-    Recorded& recorded = graphs_[{step.tokens, greedy}];
+  void run_graph(const CudaStep& step, const Drawing& drawing) {
+    Recorded& recorded = graphs_[{step.tokens, drawing}];
     if (!recorded.seen) {
       recorded.seen = true;
-      run(step, greedy);
+      run(step, drawing);
       return;
     }
-    if (!recorded.graph) recorded.graph = std::make_unique<CudaGraph>(stream_, [&] { run(step, greedy); });
+    if (!recorded.graph) recorded.graph = std::make_unique<CudaGraph>(stream_, [&] { run(step, drawing); });
     recorded.graph->launch(stream_.handle());
   }
 
@@ -232,12 +288,14 @@ class CudaStepRunner final : public StepRunner {
   KvCache cache_;
   CudaStepBuffers indices_;
   DeviceBuffer workspace_, logits_, drawn_, sample_rows_, sample_workspace_, seen_;
+  DeviceBuffer logprobs_, top_ids_, top_logprobs_;
   Arena arena_;
   std::array<Flight, kSteps> flights_;
   std::deque<std::size_t> under_way_;
   std::size_t next_ = 0;
   Padded padded_;
-  std::map<std::pair<std::int64_t, bool>, Recorded> graphs_;
+  std::vector<RowLogprobs> told_;  // of the step that finish() gave last
+  std::map<std::pair<std::int64_t, Drawing>, Recorded> graphs_;
 };
 
 }  // namespace

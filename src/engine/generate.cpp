@@ -2,73 +2,16 @@
 
 #include <algorithm>
 
-#include "core/buffer.h"
-#include "core/checked.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
-#include "core/samples.h"
-#include "engine/sequences.h"
+#include "engine/engine_sizes.h"
 #include "io/json.h"
 
 namespace slidesparse {
 namespace {
 
-constexpr std::int64_t kPageSize = 16;
-
-// One running sequence with a cache of its own.
-class SequenceRun {
- public:
-  SequenceRun(const Model& model, std::int64_t longest)
-      : model_(model),
-        pages_(ceil_div(longest, kPageSize)),
-        cache_(model.config(), pages_, kPageSize, model.device()),
-        table_(consecutive_pages(0, pages_)),
-        step_(pages_),
-        logits_(static_cast<std::size_t>(model.config().vocab) * sizeof(float)) {
-    context_.arena = &arena_;
-  }
-
-  // Feeds tokens; the logits of the last one are wanted or not.
-  void feed(std::span<const std::int32_t> tokens, bool want) {
-    step_.clear();
-    step_.add(tokens, length_, table_);
-    if (want) step_.want_last();
-    model_.forward(context_, step_.batch(), cache_,
-                   TensorView::contiguous(static_cast<void*>(logits_.data()), DType::kF32,
-                                          {step_.wanted(), model_.config().vocab}));
-    length_ += static_cast<std::int64_t>(tokens.size());
-  }
-
-  std::span<const float> logits() const {
-    return {logits_.as<float>(), static_cast<std::size_t>(model_.config().vocab)};
-  }
-  std::int64_t length() const { return length_; }
-
- private:
-  const Model& model_;
-  std::int64_t pages_;
-  KvCache cache_;
-  std::vector<std::int32_t> table_;
-  StepBuilder step_;
-  Buffer logits_;
-  Arena arena_;
-  Context context_;
-  std::int64_t length_ = 0;
-};
-
-void check_prompt(const ModelConfig& config, std::span<const std::int32_t> prompt,
-                  const GenerateOptions& options) {
-  check_sampling_options(options.sampling);
-  if (options.max_tokens < 0)
-    fail(ErrorKind::kUsage, "max tokens {}: 0 or more are needed", options.max_tokens);
-  if (options.prefill_chunk < 1)
-    fail(ErrorKind::kUsage, "prefill chunk {}: at least 1", options.prefill_chunk);
-  if (prompt.empty()) fail_input("the prompt has no tokens");
-  const auto length = static_cast<std::int64_t>(prompt.size());
-  if (length > config.max_position) {
-    fail_input("the prompt has {} tokens, the model has {} positions", length, config.max_position);
-  }
-}
+// A short prompt takes little memory: pages are small.
+constexpr std::int64_t kPageSize = 16;  // tokens
 
 }  // namespace
 
@@ -83,61 +26,59 @@ std::vector<std::int64_t> stop_tokens_of(const ModelConfig& config, const std::f
   return tokens;
 }
 
-GenerateResult generate(const Model& model, std::span<const std::int32_t> prompt,
-                        const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token) {
-  const ModelConfig& config = model.config();
-  check_prompt(config, prompt, options);
-  const auto prompt_length = static_cast<std::int64_t>(prompt.size());
+EngineOptions one_request_options(const ModelConfig& config, std::int64_t prompt_tokens,
+                                  std::int64_t max_tokens, std::int64_t max_model_len) {
+  const std::int64_t most = checked_model_len(config, max_model_len);
+  if (prompt_tokens >= most) {
+    fail_input("the prompt has {} tokens: with a new one they are more than max_model_len {}{}",
+               prompt_tokens, most, max_model_len == 0 ? ", which is the model's" : "");
+  }
+  EngineOptions options;
+  options.max_num_seqs = 1;
+  options.max_num_batched_tokens = kPrefillChunk;
+  options.page_size = kPageSize;
+  options.max_model_len = prompt_tokens + std::clamp<std::int64_t>(max_tokens, 1, most - prompt_tokens);
+  // Of an empty prompt, which is refused later.
+  options.max_model_len = std::max<std::int64_t>(2, options.max_model_len);
+  return options;
+}
+
+GenerateResult generate(Engine& engine, const GenerationRequest& request,
+                        const std::function<bool(const Event&)>& on_event) {
   GenerateResult result;
-  result.prompt_tokens = prompt_length;
-  // The last new token is drawn but never fed.
-  const std::int64_t room = config.max_position - prompt_length;
-  SequenceRun run(model, prompt_length + std::clamp<std::int64_t>(options.max_tokens - 1, 0, room));
-  Sampler sampler(options.sampling);
-
-  const double start = now_seconds();
-  for (std::int64_t begin = 0; begin < prompt_length; begin += options.prefill_chunk) {
-    const std::int64_t count = std::min(options.prefill_chunk, prompt_length - begin);
-    run.feed(prompt.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
-             begin + count == prompt_length);
-    if (interrupt_requested()) {
-      result.reason = StopReason::kInterrupted;
-      return result;
-    }
-  }
-  result.prefill_seconds = now_seconds() - start;
-  sampler.see(prompt);
-
+  const EngineMetrics before = engine.metrics();
+  const std::int64_t id = engine.submit(request);
+  EngineMetrics first;
+  const auto ended = [&](StopReason reason) {
+    const EngineMetrics now = engine.metrics();
+    if (first.steps == 0) first = now;
+    result.reason = reason;
+    result.prompt_tokens = now.prompt_tokens - before.prompt_tokens;
+    result.prefill_seconds = first.busy_seconds - before.busy_seconds;
+    result.decode_seconds = now.busy_seconds - first.busy_seconds;
+    result.decode_steps = now.steps - first.steps;
+    return result;
+  };
   while (true) {
-    if (static_cast<std::int64_t>(result.tokens.size()) >= options.max_tokens) {
-      result.reason = StopReason::kMaxTokens;
-      break;
-    }
-    const std::int32_t token = sampler.sample(run.logits());
-    if (std::ranges::find(options.stop_tokens, token) != options.stop_tokens.end()) {
-      result.reason = StopReason::kStopToken;
-      break;
-    }
-    result.tokens.push_back(token);
-    if (on_token && !on_token(token)) {
-      result.reason = StopReason::kCaller;
-      break;
-    }
     if (interrupt_requested()) {
-      result.reason = StopReason::kInterrupted;
-      break;
+      engine.cancel(id);
+      return ended(StopReason::kInterrupted);
     }
-    if (static_cast<std::int64_t>(result.tokens.size()) >= options.max_tokens) continue;
-    if (run.length() >= config.max_position) {
-      result.reason = StopReason::kMaxPosition;
-      break;
+    const std::optional<Event> event = engine.poll();
+    if (!event) {
+      require(engine.step(), "request {} ended without a word", id);
+      continue;
     }
-    const double step_start = now_seconds();
-    run.feed({&token, 1}, true);
-    result.decode_seconds += now_seconds() - step_start;
-    ++result.decode_steps;
+    if (first.steps == 0) first = engine.metrics();
+    if (event->kind == EventKind::kFailed) fail_input("{}", event->error);
+    if (event->kind == EventKind::kToken) result.tokens.push_back(event->token);
+    const bool go_on = !on_event || on_event(*event);
+    if (event->kind == EventKind::kFinished) return ended(event->reason);
+    if (!go_on) {
+      engine.cancel(id);
+      return ended(StopReason::kCaller);
+    }
   }
-  return result;
 }
 
 }  // namespace slidesparse

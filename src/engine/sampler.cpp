@@ -139,6 +139,7 @@ float token_logprob(std::span<const float> logits, std::int32_t id) {
 }
 
 std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, std::int64_t n) {
+  if (n <= 0) return {};
   std::vector<std::uint64_t> ranks;
   for (std::size_t id = 0; id < logits.size(); ++id) {
     const std::uint64_t rank = ranked(logits[id], static_cast<std::int32_t>(id));
@@ -153,33 +154,6 @@ std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, std::int64
     top.push_back({ranked_id(rank), raw.logprob(ranked_logit(rank))});
   }
   return top;
-}
-
-Sampler::Sampler(const SamplingOptions& options, std::uint64_t index) {
-  check_sampling_options(options);
-  row_ = sample_row(options, index);
-}
-
-void Sampler::see_token(std::int32_t token) {
-  const auto word = static_cast<std::size_t>(token / 32);
-  if (word >= seen_.size()) seen_.resize(word + 1);
-  seen_[word] |= 1u << (token % 32);
-}
-
-void Sampler::see(std::span<const std::int32_t> tokens) {
-  for (const std::int32_t token : tokens) {
-    if (token >= 0) see_token(token);
-  }
-}
-
-std::int32_t Sampler::sample(std::span<const float> logits) {
-  const auto words = static_cast<std::size_t>(seen_words(static_cast<std::int64_t>(logits.size())));
-  if (seen_.size() < words) seen_.resize(words);
-  const std::int32_t token = sample_token(row_, logits, seen_);
-  if (token < 0) fail_input("the model's logits are all NaN or -inf: its weights are damaged");
-  ++row_.index;
-  see_token(token);
-  return token;
 }
 
 }  // namespace slidesparse

@@ -258,7 +258,7 @@ void Scheduler::store(std::int32_t slot, std::int32_t token) {
     result_.tokens.push_back({sequence.id, index, token});
     const auto length = static_cast<std::int64_t>(sequence.tokens.size());
     if (length < sequence.limit) return;
-    reason = sequence.limited_by_context ? StopReason::kMaxPosition : StopReason::kMaxTokens;
+    reason = sequence.limited_by_context ? StopReason::kMaxModelLen : StopReason::kMaxTokens;
   }
   result_.finished.push_back({sequence.id, reason, sequence.prompt,
                               std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt)),

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/block_manager.h"
-#include "engine/stop_reason.h"
+#include "slidesparse/engine/request.h"
 
 namespace slidesparse {
 
@@ -67,7 +67,7 @@ struct NewToken {
 
 struct FinishedRequest {
   std::int64_t id = 0;
-  StopReason reason = StopReason::kMaxTokens;  // kStopToken, kMaxTokens or kMaxPosition (max_context)
+  StopReason reason = StopReason::kMaxTokens;  // kStopToken, kMaxTokens or kMaxModelLen (max_context)
   std::int64_t prompt_tokens = 0;
   std::span<const std::int32_t> output;  // all new tokens, the stop token not included
   std::int64_t preemptions = 0;          // how often it was started again
@@ -124,7 +124,7 @@ class Scheduler {
   std::int64_t in_flight() const { return in_flight_; }                           // steps
   std::int64_t preemptions() const { return preemptions_; }                       // so far
   // max_context, or what all pages hold plus the last token, which needs none, when that is less. Requests
-  // end there with kMaxPosition.
+  // end there with kMaxModelLen.
   std::int64_t max_context() const { return context_; }
   const BlockManager& blocks() const { return blocks_; }
 

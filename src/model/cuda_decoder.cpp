@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "core/buffer.h"
-#include "core/checked.h"
 #include "core/cuda/check.h"
 #include "core/cuda/stream.h"
 #include "core/dtype_words.h"
@@ -17,6 +16,7 @@
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/qkv.h"
+#include "model/memory_plan.h"
 #include "model/rotary_frequencies.h"
 #include "ops/elementwise.h"
 
@@ -24,13 +24,8 @@ namespace slidesparse {
 namespace {
 
 enum Fused : int { kQkv, kOutput, kGateUp, kDown };
-constexpr std::int64_t kPart = 256;  // what arenas round up to on a card
 // No backend takes more: 64 MiB for a library and a tile of sums of at most 256 MiB, with room.
 constexpr std::int64_t kMostScratch = std::int64_t{352} << 20;
-
-std::int64_t part(std::int64_t bytes) {
-  return round_up(bytes, kPart);
-}
 
 DeviceBuffer upload(const TensorView& view, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(view.byte_size(), name);
@@ -196,23 +191,19 @@ struct CudaDecoder::Stream {
 
 std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
                                           std::int64_t longest_query, std::int64_t longest_context) const {
-  const std::int64_t q_width = config_.heads * config_.head_dim;
-  const std::int64_t kv_width = config_.kv_heads * config_.head_dim;
   // Fewer tokens may run on kernels that want more.
   const auto scratch_of = [](const CudaLinearKernels& kernels, std::int64_t m) {
     return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
   };
-  const auto scratch = [&](int which) { return scratch_of(linear(0, which).kernels(), tokens); };
-  const cuda::PagedAttentionArgs attention =
-      attention_of(config_, tokens, sequences, longest_query, longest_context);
-  const std::int64_t attend =
-      part(2 * tokens * (q_width + 2 * kv_width)) + part(2 * tokens * q_width) +
-      std::max({scratch(kQkv), scratch(kOutput), part(cuda::paged_attention_workspace(attention))});
-  const std::int64_t mlp =
-      part(4 * tokens * config_.intermediate) + std::max(scratch(kGateUp), scratch(kDown));
-  const std::int64_t head = 2 * part(2 * wanted * config_.hidden) +
-                            (wanted == 0 ? 0 : scratch_of(linears_.back().kernels(), wanted));
-  return 2 * part(2 * tokens * config_.hidden) + std::max({attend, mlp, head}) + 8 * kPart;
+  StepScratch scratch;
+  scratch.qkv = scratch_of(linear(0, kQkv).kernels(), tokens);
+  scratch.output = scratch_of(linear(0, kOutput).kernels(), tokens);
+  scratch.gate_up = scratch_of(linear(0, kGateUp).kernels(), tokens);
+  scratch.down = scratch_of(linear(0, kDown).kernels(), tokens);
+  if (wanted > 0) scratch.head = scratch_of(linears_.back().kernels(), wanted);
+  scratch.attention = cuda::paged_attention_workspace(
+      attention_of(config_, tokens, sequences, longest_query, longest_context));
+  return step_bytes(config_, tokens, wanted, scratch);
 }
 
 void CudaDecoder::run_attention(const Context& context, const CudaStep& step, const KvCache& cache,

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -368,6 +369,35 @@ TEST_F(Cli, GenerateStreamsTextAndIsRepeatable) {
   EXPECT_THAT(first.err, HasSubstr("tokens/s"));
   EXPECT_EQ(run(arguments).out, first.out);
   expect_error(run({"generate", path("packed"), ""}), 2, {"prompt"});
+}
+
+TEST_F(Cli, GenerateTellsLogprobsAfterTheText) {
+  std::vector<std::string> arguments{"generate", path("packed"), "ab",     "--max-tokens",
+                                     "5",        "--ignore-eos", "--quiet"};
+  const Result plain = run(arguments);
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  arguments.insert(arguments.end(), {"--logprobs", "2"});
+  const Result told = run(arguments);
+  ASSERT_EQ(told.code, 0) << told.err;
+  EXPECT_THAT(told.out, testing::StartsWith(plain.out));
+  const std::string lines = told.out.substr(plain.out.size());
+  EXPECT_EQ(std::ranges::count(lines, '\n'), 5);
+  const std::string one = "[0-9]+ '[^\n]*' -[0-9.]+";
+  EXPECT_THAT(lines, testing::MatchesRegex("([0-9]+: " + one + "; " + one + ", " + one + "\n)+"));
+  expect_error(run({"generate", path("packed"), "ab", "--logprobs", "21"}), 2, {"--logprobs", "20"});
+}
+
+TEST_F(Cli, GenerateStaysWithinMaxModelLen) {
+  const Result result = run({"generate", path("packed"), "ab", "--max-tokens", "50", "--ignore-eos",
+                             "--max-model-len", "6", "--deterministic"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("[2 prompt tokens"));
+  EXPECT_THAT(result.err, HasSubstr("4 new tokens"));
+  EXPECT_THAT(result.err, HasSubstr("ended by max model length]"));
+  expect_error(run({"generate", path("packed"), "abcdef", "--max-model-len", "6"}), 1,
+               {"the prompt has 6 tokens", "max_model_len 6"});
+  expect_error(run({"generate", path("packed"), "ab", "--max-model-len", "99999"}), 2,
+               {"max_model_len 99999", "8192 positions"});
 }
 
 TEST_F(Cli, BenchRowsNameTheirKernel) {

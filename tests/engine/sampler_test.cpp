@@ -9,10 +9,13 @@
 #include <numeric>
 #include <span>
 
+#include "engine/alone.h"
 #include "slidesparse/core/error.h"
 
 namespace slidesparse {
 namespace {
+
+using test::Sampler;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();

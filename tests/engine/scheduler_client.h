@@ -46,7 +46,7 @@ inline void expect_output(Client& client, std::int64_t max_context) {
     ++client.output;
     if (client.output == request.max_new_tokens) return;
     if (client.prompt + client.output == max_context) {
-      client.reason = StopReason::kMaxPosition;
+      client.reason = StopReason::kMaxModelLen;
       return;
     }
   }

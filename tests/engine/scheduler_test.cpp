@@ -109,7 +109,7 @@ TEST(Scheduler, EndsRequestsForTheRightReason) {
   result = finish(scheduler, scheduler.schedule());
   ASSERT_EQ(result.finished.size(), 2u);
   EXPECT_EQ(result.finished[0].reason, StopReason::kMaxTokens);
-  EXPECT_EQ(result.finished[1].reason, StopReason::kMaxPosition);
+  EXPECT_EQ(result.finished[1].reason, StopReason::kMaxModelLen);
   EXPECT_EQ(result.finished[1].output.size(), 3u);
   EXPECT_EQ(scheduler.schedule(), nullptr);
   EXPECT_EQ(scheduler.live(), 0);
@@ -174,7 +174,7 @@ TEST(Scheduler, RefusesWhatCanNeverRun) {
   EXPECT_EQ(run(scheduler), "7:0+8");
   const StepResult result = finish(scheduler, scheduler.schedule());
   ASSERT_EQ(result.finished.size(), 1u);
-  EXPECT_EQ(result.finished[0].reason, StopReason::kMaxPosition);
+  EXPECT_EQ(result.finished[0].reason, StopReason::kMaxModelLen);
 }
 
 TEST(Scheduler, RefusesNonsense) {

@@ -1,4 +1,5 @@
-# Installs the build at BUILD into WORK, then configures, builds and runs the consumer project at CONSUMER against it.
+# Installs the build at BUILD into WORK, then configures, builds and runs the consumer project at CONSUMER against it; it takes
+# the programs of EXAMPLES along.
 file(REMOVE_RECURSE ${WORK})
 function(step)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
@@ -7,7 +8,8 @@ function(step)
   endif()
 endfunction()
 step(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
-step(${CMAKE_COMMAND} -S ${CONSUMER} -B ${WORK}/build -G Ninja -DCMAKE_PREFIX_PATH=${WORK}/prefix)
+step(${CMAKE_COMMAND} -S ${CONSUMER} -B ${WORK}/build -G Ninja -DCMAKE_PREFIX_PATH=${WORK}/prefix
+     -DEXAMPLES=${EXAMPLES})
 step(${CMAKE_COMMAND} --build ${WORK}/build)
 step(${WORK}/build/consumer)
 step(${WORK}/prefix/bin/slidesparse info)

@@ -1,12 +1,13 @@
 // Requests on a card: against themselves, and against the CPU as far as rounding lets them agree.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "core/cuda/status.h"
 #include "core/random.h"
-#include "engine/engine.h"
-#include "engine/generate.h"
+#include "engine/alone.h"
+#include "engine/engine_core.h"
 
 namespace slidesparse {
 namespace {
@@ -31,9 +32,9 @@ Model make(DeviceKind device) {
   return Model::random(small_config(), DType::kI8, Pattern::parse("6:8"), DType::kI8, 3, options);
 }
 
-EngineRequest some_request(std::int64_t id) {
+CoreRequest some_request(std::int64_t id) {
   const auto seed = static_cast<std::uint64_t>(id);
-  EngineRequest made;
+  CoreRequest made;
   made.request.id = id;
   const auto length = static_cast<std::int64_t>(1 + random_bits(seed, 0) % 90);
   for (std::int64_t i = 0; i < length; ++i) {
@@ -51,7 +52,7 @@ using Outputs = std::map<std::int64_t, std::vector<std::int32_t>>;
 
 Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool overlap, bool graphs,
             std::int64_t* preemptions = nullptr) {
-  EngineOptions options;
+  EngineCoreOptions options;
   options.scheduler.max_batched_tokens = 128;
   options.scheduler.max_sequences = 12;
   options.scheduler.max_context = 160;
@@ -59,10 +60,10 @@ Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool 
   options.page_size = 16;
   options.overlap = overlap;
   options.graphs = graphs;
-  Engine engine(model, options);
+  EngineCore engine(model, options);
   for (std::int64_t id = 0; id < requests; ++id) engine.submit(some_request(id));
   Outputs outputs;
-  EngineSink sink;
+  CoreSink sink;
   sink.on_finish = [&](const FinishedRequest& finished) {
     outputs[finished.id].assign(finished.output.begin(), finished.output.end());
   };
@@ -123,17 +124,76 @@ TEST_F(CudaEngine, AgreesWithTheCpu) {
   const Model card = make(DeviceKind::kCuda);
   const Outputs expected = run(cpu, 24, 400, false, false);
   expect_mostly_equal(run(card, 24, 400, true, true), expected);
-  // One request by itself, as `generate` runs it.
+  // One request by itself, without the engine.
   Outputs alone, alone_expected;
   for (std::int64_t id = 0; id < 12; ++id) {
-    const EngineRequest request = some_request(id);
-    GenerateOptions options;
+    const CoreRequest request = some_request(id);
+    test::AloneOptions options;
     options.max_tokens = request.request.max_new_tokens;
     options.sampling = request.sampling;
-    alone[id] = generate(card, request.request.prompt, options).tokens;
+    alone[id] = test::generate_alone(card, request.request.prompt, options).tokens;
     alone_expected[id] = expected.at(id);
   }
   expect_mostly_equal(alone, alone_expected);
+}
+
+// On a card the log probabilities of the tokens that it draws, greedily and not, with and without graphs, are
+// those of its own logits; alternatives are as many as each request asks for.
+TEST_F(CudaEngine, LogprobsAreThoseOfTheLogits) {
+  const Model card = make(DeviceKind::kCuda);
+  struct Case {
+    bool graphs;
+    std::int64_t sequences;
+  };
+  for (const Case& c : {Case{false, 12}, Case{true, 12}, Case{true, 1}}) {
+    EngineCoreOptions options;
+    options.scheduler.max_batched_tokens = 128;
+    options.scheduler.max_sequences = c.sequences;
+    options.scheduler.max_context = 160;
+    options.pages = 400;
+    options.page_size = 16;
+    options.graphs = c.graphs;
+    EngineCore engine(card, options);
+    constexpr int kWanted[] = {-1, 0, 1, 5, kMostLogprobs};
+    std::map<std::int64_t, int> wanted;
+    for (std::int64_t id = 0; id < 20; ++id) {
+      CoreRequest request = some_request(id);
+      request.logprobs = wanted[id] = kWanted[id % 5];
+      engine.submit(request);
+    }
+    std::int64_t first = 0, close = 0, told = 0;
+    CoreSink sink;
+    sink.on_token = [&](const NewToken& token, const RowLogprobs* logprobs) {
+      ASSERT_EQ(logprobs != nullptr, wanted.at(token.id) >= 0);
+      if (logprobs == nullptr) return;
+      ++told;
+      ASSERT_EQ(logprobs->top.size(), static_cast<std::size_t>(wanted.at(token.id)));
+      EXPECT_LE(logprobs->logprob, 0);
+      for (std::size_t i = 0; i < logprobs->top.size(); ++i) {
+        const TokenLogprob& top = logprobs->top[i];
+        EXPECT_TRUE(top.id >= 0 && top.id < 1000);
+        if (i > 0) {
+          EXPECT_LE(top.logprob, logprobs->top[i - 1].logprob);
+        }
+        if (top.id == token.token) {
+          EXPECT_EQ(top.logprob, logprobs->logprob);
+        }
+      }
+      // By itself a whole prompt is one step, which a forward pass repeats.
+      if (token.index != 0 || c.sequences > 1) return;
+      ++first;
+      test::AloneOptions alone;
+      alone.max_tokens = 1;
+      const CoreRequest request = some_request(token.id);
+      const auto expected = test::generate_alone(card, request.request.prompt, alone);
+      if (std::abs(token_logprob(expected.logits[0], token.token) - logprobs->logprob) < 0.02f) ++close;
+    };
+    while (engine.turn(sink)) {
+    }
+    EXPECT_EQ(first, c.sequences > 1 ? 0 : 16);
+    EXPECT_EQ(close, first);
+    EXPECT_GT(told, 16);
+  }
 }
 
 }  // namespace

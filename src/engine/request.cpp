@@ -1,4 +1,4 @@
-#include "engine/stop_reason.h"
+#include "slidesparse/engine/request.h"
 
 namespace slidesparse {
 
@@ -8,8 +8,8 @@ std::string_view stop_reason_name(StopReason reason) {
       return "stop token";
     case StopReason::kMaxTokens:
       return "max tokens";
-    case StopReason::kMaxPosition:
-      return "end of the model's positions";
+    case StopReason::kMaxModelLen:
+      return "max model length";
     case StopReason::kCaller:
       return "caller";
     case StopReason::kInterrupted:

@@ -13,11 +13,12 @@
 #include "engine/scheduler.h"
 #include "engine/sequences.h"
 #include "engine/step_runner.h"
+#include "engine/step_times.h"
 #include "model/model.h"
 
 namespace slidesparse {
 
-struct EngineOptions {
+struct EngineCoreOptions {
   SchedulerOptions scheduler;
   std::int64_t pages = 0;       // of the KV cache
   std::int64_t page_size = 64;  // tokens
@@ -26,20 +27,22 @@ struct EngineOptions {
   bool penalties = true;        // whether requests may have a repetition penalty: takes memory on a card
 };
 
-struct EngineRequest {
+struct CoreRequest {
   Request request;
   SamplingOptions sampling;
+  int logprobs = -1;  // GenerationRequest::logprobs
 };
 
 // What an engine tells its owner, in the order in which it happens. Any of them may be empty.
-struct EngineSink {
-  std::function<void(const NewToken& token)> on_token;
+struct CoreSink {
+  // `logprobs` is null for a request that did not ask for any.
+  std::function<void(const NewToken& token, const RowLogprobs* logprobs)> on_token;
   std::function<void(const FinishedRequest& request)> on_finish;
   // A request that cannot go on: its logits are no numbers. Nothing else comes of it; the others go on.
   std::function<void(std::int64_t id, const std::string& why)> on_error;
 };
 
-struct EngineMetrics {
+struct EngineCoreMetrics {
   std::int64_t steps = 0;
   std::int64_t tokens = 0;  // that went through the model
   std::int64_t drawn = 0;   // new tokens, stop tokens and surplus ones included
@@ -48,51 +51,56 @@ struct EngineMetrics {
 };
 
 // Many requests on one model: schedule -> run -> take in. Not thread-safe: one thread owns it.
-class Engine {
+class EngineCore {
  public:
   // `model` has to outlive it. Throws kUsage for options that make no sense, kUnsupported when memory does
   // not suffice.
-  Engine(const Model& model, const EngineOptions& options);
+  EngineCore(const Model& model, const EngineCoreOptions& options);
 
   // Queues a request. Throws kInput or kUsage for one that cannot be run (token ids, lengths, sampling
-  // values), with what was wrong; nothing has changed then.
-  void submit(const EngineRequest& request);
+  // values), and kUnsupported for more log probabilities than the device gives, with what was wrong; nothing
+  // has changed then.
+  void submit(const CoreRequest& request);
   // Ends a request; false when there is none of this id. Nothing more comes of it.
   bool cancel(std::int64_t id);
 
   // One turn: starts the next step, if there is one, and takes in the oldest that is under way when no other
   // can be started beside it. False: there is nothing to do until something is submitted.
-  bool turn(const EngineSink& sink);
+  bool turn(const CoreSink& sink);
 
   const Scheduler& scheduler() const { return scheduler_; }
-  const EngineMetrics& metrics() const { return metrics_; }
+  const EngineCoreMetrics& metrics() const { return metrics_; }
+  const StepTimes& step_times() const { return step_times_; }
 
  private:
   struct Live {
     SamplingOptions sampling;
+    int logprobs = -1;
     std::vector<std::int32_t> prompt;  // until the penalty has counted it; empty without one
     std::int32_t slot = -1;            // of the tokens that the penalty counts
   };
   struct Flight {
     const Step* step = nullptr;
     std::vector<std::int64_t> ids;  // of the wanted rows
+    double start = 0;               // now_seconds()
   };
   void start(const Step& step);
-  void take_in(const EngineSink& sink);
-  SampleRow sample_row_of(const StepEntry& entry);
+  void take_in(const CoreSink& sink);
+  DrawRow draw_row_of(const StepEntry& entry);
   void forget(std::int64_t id);
 
   const Model& model_;
-  EngineOptions options_;
+  EngineCoreOptions options_;
   Scheduler scheduler_;
   std::unique_ptr<StepRunner> runner_;
   StepBuilder builder_;
-  std::vector<SampleRow> rows_;
+  std::vector<DrawRow> rows_;
   std::vector<std::int32_t> drawn_;
   std::deque<Flight> flights_;
   std::unordered_map<std::int64_t, Live> live_;
   std::vector<std::int32_t> free_slots_;
-  EngineMetrics metrics_;
+  EngineCoreMetrics metrics_;
+  StepTimes step_times_;
 };
 
 }  // namespace slidesparse

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "slidesparse/format/pattern.h"
+
+// What a model on a card will take, added up before anything is allocated. Arithmetic on sizes alone.
+namespace slidesparse {
+
+// Scratch of the parts of a step at some number of tokens, bytes: quantised inputs and what kernels take.
+struct StepScratch {
+  std::int64_t qkv = 0, output = 0, gate_up = 0, down = 0, head = 0;
+  std::int64_t attention = 0;
+};
+// Activations and scratch of a step in which `wanted` of `tokens` rows go through the head: what the decoder
+// on a card takes from its arena.
+std::int64_t step_bytes(const ModelConfig& config, std::int64_t tokens, std::int64_t wanted,
+                        const StepScratch& scratch);
+// Scratch that comes of the inputs alone, in codes of `dtype` with a scale a token (BF16: none), lifted for
+// 2:4 hardware where `lifted` is a pattern.
+StepScratch input_scratch(const ModelConfig& config, std::int64_t tokens, std::int64_t wanted, DType dtype,
+                          Pattern lifted = {});
+
+// All linears but the head, with a BF16 scale a row (BF16: none).
+std::int64_t packed_linear_bytes(const ModelConfig& config, DType dtype, Pattern pattern);  // dense: as it is
+// Slid to 2:4 and compressed by a library that keeps `share` bytes a byte of slid row (0.625 with 8-bit
+// values on Hopper, 0.75 on Ada).
+std::int64_t compressed_linear_bytes(const ModelConfig& config, DType dtype, Pattern pattern, double share);
+
+// Keys and values of which sequences are there at once.
+enum class KvKept {
+  kAll,            // of all, to their ends
+  kUntilFinished,  // prompts that want one token give their pages back with the step that draws it
+  kCurrentLayer,   // the same, and every prompt is one step: one layer's at a time
+};
+
+// What is to run.
+struct MemoryDemand {
+  ModelConfig config;
+  std::int64_t linear_bytes = 0;  // of all linears but the head, in every form that is kept
+  DType head = DType::kBF16;      // or an 8-bit one
+  DType kv_dtype = DType::kBF16;  // or kF8E4M3
+  std::int64_t page_size = 64;    // tokens
+  KvKept kv_kept = KvKept::kAll;
+  std::int64_t sequences = 1;
+  std::int64_t length = 1;       // tokens of a sequence that are in the cache at its end
+  std::int64_t step_tokens = 1;  // of the largest step; with kAll at least one for each sequence
+  // Of a step of so many tokens and wanted rows; more of either take no less.
+  std::function<StepScratch(std::int64_t tokens, std::int64_t wanted)> scratch;
+  std::int64_t workspaces = 0;  // bytes that libraries keep
+  std::int64_t graphs = 0;      // bytes of recorded graphs
+};
+
+struct MemoryUse {
+  std::string name;
+  std::int64_t bytes = 0;
+};
+std::int64_t bytes_of(const std::vector<MemoryUse>& uses);
+
+// What `demand` takes, by holder. Throws kUsage for sizes below 1 and from 2^31 on.
+std::vector<MemoryUse> plan_memory(const MemoryDemand& demand);
+
+// A card, or what of it may be used, and who holds some of it already (the context, other programs).
+struct MemoryBudget {
+  std::int64_t total = 0;
+  std::vector<MemoryUse> held;
+  std::int64_t free() const { return total - bytes_of(held); }
+};
+
+// Each the largest with everything else as it is in the demand; 0: not even 1 fits.
+struct MemoryLimits {
+  std::int64_t sequences = 0;
+  std::int64_t length = 0;       // no more than the model's positions
+  std::int64_t step_tokens = 0;  // no more than asked for
+};
+MemoryLimits memory_limits(const MemoryDemand& demand, const MemoryBudget& budget);
+
+// A table of who takes how much, for people.
+std::string memory_table(const MemoryDemand& demand, const MemoryBudget& budget);
+// Throws kUnsupported when it does not fit: bytes needed and free, who takes and who holds them, and what
+// would fit.
+void check_memory(const MemoryDemand& demand, const MemoryBudget& budget);
+
+}  // namespace slidesparse
