@@ -40,8 +40,8 @@ struct ModelSource {
 // Sizes for which an engine makes ready. 0 where it says so: chosen from the rest.
 struct EngineOptions {
   std::int64_t max_num_seqs = 64;  // sequences of a step
-  std::int64_t max_num_batched_tokens =
-      2048;  // tokens of a step, at least max_num_seqs; longer prompts go in chunks
+  // Tokens of a step, at least max_num_seqs. Longer prompts go in chunks.
+  std::int64_t max_num_batched_tokens = 2048;
   // Tokens of prompt and output of one sequence, 2 or more. At most the model's positions and the one token
   // that is drawn and never fed. 0: that, or what all pages hold.
   std::int64_t max_model_len = 0;
