@@ -43,7 +43,7 @@ class CalibratedRun {
   CalibratedRun(const ModelDirectory& source, const ModelConfig& config, const ConvertOptions& options,
                 const CalibrationSource& calibration, const ConvertPlan& plan, DirectoryJob& job);
 
-  // Bytes that it takes at most, and what for: said before starting.
+  // Bytes that it takes at most, and what for: said before starting. Throws kInput when they are not free.
   static std::string describe_memory(const ModelConfig& config, const ConvertOptions& options,
                                      const CalibrationText& text, const ConvertPlan& plan);
 

@@ -150,9 +150,6 @@ class Conversion {
 
   // All groups of all layers that no earlier run finished, together with the layers' activations.
   void run_calibrated() {
-    if (!options_.quiet) {
-      spdlog::info("{}", CalibratedRun::describe_memory(config_, options_, *calibration_.text, plan_));
-    }
     struct Item {
       const LinearTask* task;
       std::string payload;
@@ -289,6 +286,10 @@ ConvertReport convert_model(const ConvertOptions& options) {
       parse_model_config(source.config_text(), (options.source / "config.json").string());
   ConvertPlan plan = plan_conversion(source, config, options);
   const CalibrationSource calibration = open_calibration(options, source, config);
+  if (calibration.text) {
+    const std::string memory = CalibratedRun::describe_memory(config, options, *calibration.text, plan);
+    if (!options.quiet) spdlog::info("{}", memory);
+  }
   PackedInfo info = packed_info(options, plan, calibration);
   const std::vector<std::string> sides = side_files(source);
 

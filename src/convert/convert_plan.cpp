@@ -87,8 +87,8 @@ class Planner {
     if (glob_match(glob, group.name) || hits.size() == group.members.size())
       return fmt::format("{} {}", option, printable(glob));
     if (hits.empty()) return std::nullopt;
-    return fmt::format("{} {} matches {}: the fused group {} is treated as a whole", option, printable(glob),
-                       fmt::join(hits, ", "), group.name);
+    return fmt::format("{} {} matches {}: the fused group {} is {} as a whole", option, printable(glob),
+                       fmt::join(hits, ", "), group.name, option == "--skip" ? "skipped" : "treated");
   }
 
   Treatment treatment_of(const FusedGroup& group) {
