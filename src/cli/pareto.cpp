@@ -18,6 +18,7 @@
 #include "cli/pattern_option.h"
 #include "convert/convert.h"
 #include "convert/speed_ratios.h"
+#include "convert/statistics.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "engine/evaluate.h"
@@ -25,9 +26,12 @@
 #include "io/file_writer.h"
 #include "io/journal.h"
 #include "io/json.h"
+#include "io/model_directory.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
+#include "model/config.h"
 #include "model/model.h"
+#include "model/weights.h"
 
 extern char** environ;
 
@@ -203,7 +207,12 @@ class Pareto {
         ratios_(options.speed.empty() ? default_speed_ratios() : read_speed_ratios(options.speed)),
         text_(read_text_input(options.text)),
         tokens_(Tokenizer::from_file(fs::path(options.source) / "tokenizer.json").encode(text_)),
-        results_(fs::path(options.work) / kResults) {}
+        results_(fs::path(options.work) / kResults) {
+    const ModelDirectory model(options.source);
+    const ModelConfig config =
+        parse_model_config(model.config_text(), (fs::path(options.source) / "config.json").string());
+    fingerprint_ = model_fingerprint(model, weight_table(config));
+  }
 
   std::vector<Point> run() {
     std::vector<Setting> settings;
@@ -223,11 +232,11 @@ class Pareto {
     const ConvertOptions& options = setting.options;
     const CalibrationOptions& calibration = options.calibration;
     return fmt::format(
-        "{} {} | {} x {} of {:.16} | {} x {} of {:.16} seed {} | dampening {} refits {}", setting.text,
-        options_.dtype, options_.perplexity.max_windows, options_.perplexity.window, sha256_hex(text_),
-        calibration.samples, calibration.sample_length,
+        "{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"", setting.text,
+        options_.dtype, fingerprint_, options_.perplexity.max_windows, options_.perplexity.window,
+        sha256_hex(text_), calibration.samples, calibration.sample_length,
         calibration.text.empty() ? std::string("none") : sha256_hex(read_text_input(calibration.text)),
-        calibration.seed, options.dampening, options.refits);
+        calibration.seed, options.statistics.string());
   }
 
   // Also when a run before this one was stopped between conversion and evaluation.
@@ -269,6 +278,7 @@ class Pareto {
   std::string text_;
   std::vector<std::int32_t> tokens_;
   Results results_;
+  std::string fingerprint_;
 };
 
 void run_pareto(ParetoOptions& options, bool quiet) {
@@ -324,6 +334,10 @@ void add_pareto(CLI::App& app, const GlobalOptions& global) {
   command->add_option("--sample-length", options->convert.calibration.sample_length, "Tokens of a window")
       ->capture_default_str();
   command->add_option("--seed", options->convert.calibration.seed, "Which windows")->capture_default_str();
+  command->add_option(
+      "--statistics", options->convert.statistics,
+      "Directory of what was learnt about the inputs, for all settings: one calibration run, by the "
+      "first that needs it, instead of one a setting");
   command->add_option("--window", options->perplexity.window, "Tokens of a window of the text")
       ->capture_default_str();
   command->add_option("--max-windows", options->perplexity.max_windows, "Only the first N windows (0: all)")

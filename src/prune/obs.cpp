@@ -6,17 +6,13 @@
 
 #include "core/cpu.h"
 #include "core/fail.h"
+#include "core/isa_targets.h"
 #include "core/linear_algebra.h"
 #include "core/parallel.h"
 #include "core/text.h"
 
 namespace slidesparse {
 namespace {
-
-#define SLIDESPARSE_INLINE inline __attribute__((always_inline))
-#define SLIDESPARSE_AVX2 __attribute__((target("avx2")))
-#define SLIDESPARSE_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
 
 constexpr int kMaxGroup = 16;
 // Columns whose changes are carried out at once, by a matrix product: large enough for it to run at speed,

@@ -8,16 +8,12 @@
 
 #include "core/cpu.h"
 #include "core/fail.h"
+#include "core/isa_targets.h"
 #include "core/numeric.h"
 #include "core/text.h"
 
 namespace slidesparse {
 namespace {
-
-#define SLIDESPARSE_INLINE inline __attribute__((always_inline))
-#define SLIDESPARSE_AVX2 __attribute__((target("avx2,fma,bmi2,f16c")))
-#define SLIDESPARSE_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,bmi2,prefer-vector-width=512")))
 
 // Element types. magnitude() orders like |value|, 0 for both zeros; kNotFinite is the first magnitude that is
 // infinity or NaN.

@@ -6,15 +6,11 @@
 
 #include "core/cpu.h"
 #include "core/fail.h"
+#include "core/isa_targets.h"
 #include "core/parallel.h"
 
 namespace slidesparse {
 namespace {
-
-#define SLIDESPARSE_INLINE inline __attribute__((always_inline))
-#define SLIDESPARSE_AVX2 __attribute__((target("avx2")))
-#define SLIDESPARSE_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
 
 // Partial sums, added in a fixed order: every instruction set gives the same total.
 constexpr int kSums = 16;

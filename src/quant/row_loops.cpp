@@ -4,12 +4,11 @@
 #include <bit>
 
 #include "core/fail.h"
+#include "core/isa_targets.h"
 #include "core/numeric.h"
 
 namespace slidesparse {
 namespace {
-
-#define SLIDESPARSE_INLINE inline __attribute__((always_inline))
 
 // Traits of a source dtype: storage, magnitude bits, conversion, and one rounding of a finite float to the
 // dtype. The roundings have no branches, so that loops over them become vector code; the sign of a zero may
@@ -91,9 +90,6 @@ SLIDESPARSE_INLINE void to_e4m3_of(const void* row, std::int64_t k, float scale,
   }
 }
 
-#define SLIDESPARSE_AVX2 __attribute__((target("avx2,fma,bmi2,f16c")))
-#define SLIDESPARSE_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,bmi2,prefer-vector-width=512")))
 
 // One instance of each loop under the compile options of one instruction set.
 #define SLIDESPARSE_LOOPS(Name, TARGET)                                                     \

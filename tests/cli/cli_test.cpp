@@ -271,7 +271,7 @@ TEST_F(Cli, ConvertTakesPatternsMethodsAndLayouts) {
 TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   std::ofstream(path("calibration.txt")) << std::string(3000, 'b') + " and so on.\n";
   std::ofstream(path("speed.json"))
-      << R"({"source": "a guess", "slide": {"6:8": 1.1}, "split": {"6:8": 1.2}})";
+      << R"({"source": "a guess", "slide": {"6:8": 1.1, "4:6": 1.3}, "split": {"6:8": 1.2}})";
   const std::vector<std::string> command{"pareto",          path("model"),
                                          "--work",          path("work"),
                                          "--text",          path("text.txt"),
@@ -281,6 +281,8 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
                                          "--setting",       "none dense",
                                          "--setting",       "magnitude 6:8",
                                          "--setting",       "wanda 6:8/split",
+                                         "--setting",       "wanda 4:6",
+                                         "--statistics",    path("seen"),
                                          "--speed",         path("speed.json"),
                                          "--plot",          path("plot.svg"),
                                          "--json",          path("points.json")};
@@ -290,7 +292,8 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   EXPECT_THAT(first.out, HasSubstr("a guess"));
   EXPECT_THAT(first.err, HasSubstr("wanda 6:8/split: perplexity"));
   const auto json = nlohmann::json::parse(read_file(path("points.json")));
-  ASSERT_EQ(json["points"].size(), 3u);
+  ASSERT_EQ(json["points"].size(), 4u);
+  EXPECT_TRUE(fs::exists(path("seen/config.json")));
   EXPECT_EQ(json["points"][0]["predicted_speed"], 1.0);
   EXPECT_NEAR(json["points"][2]["predicted_speed"].get<double>(), 1.2, 1e-9);
   EXPECT_GT(json["points"][1]["perplexity"], 1);
