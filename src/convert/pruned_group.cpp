@@ -39,7 +39,7 @@ std::int64_t pruned_group_bytes(const GroupPrune& prune, std::int64_t rows, std:
 }
 
 PrunedGroup prune_source_group(const ModelDirectory& source, std::span<const LinearTask> members,
-                               const GroupPrune& prune, std::span<const float> second_moments) {
+                               const GroupPrune& prune, std::span<float> second_moments) {
   const std::int64_t k = members.front().k;
   std::int64_t rows = 0;
   for (const LinearTask& task : members) rows += task.n;

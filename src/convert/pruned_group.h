@@ -32,6 +32,6 @@ std::int64_t pruned_group_bytes(const GroupPrune& prune, std::int64_t rows, std:
 // rounds what came out to the dtype of the source. Throws kInput naming the group for weights or moments that
 // are not finite.
 PrunedGroup prune_source_group(const ModelDirectory& source, std::span<const LinearTask> members,
-                               const GroupPrune& prune, std::span<const float> second_moments);
+                               const GroupPrune& prune, std::span<float> second_moments);
 
 }  // namespace slidesparse

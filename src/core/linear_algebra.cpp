@@ -2,9 +2,11 @@
 
 #include <cblas.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "core/fail.h"
+#include "core/parallel.h"
 
 // LAPACK's Fortran entry points, which OpenBLAS brings: its C interface is another library.
 extern "C" {
@@ -26,6 +28,22 @@ int narrow(std::int64_t value) {
 void add_gram(std::int64_t rows, std::int64_t k, const float* x, std::int64_t ldx, float* sum) {
   cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, narrow(k), narrow(rows), 1.0f, x, narrow(ldx), 1.0f, sum,
               narrow(k));
+}
+
+// In squares that fit a first-level cache, so that neither side walks down columns of the whole matrix.
+void mirror_lower(std::int64_t k, float* a) {
+  constexpr std::int64_t kSquare = 64;
+  const std::int64_t squares = (k + kSquare - 1) / kSquare;
+  parallel_for(squares, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * kSquare; i < std::min(end * kSquare, k); i += kSquare) {
+      for (std::int64_t j = 0; j <= i; j += kSquare) {
+        for (std::int64_t row = i; row < std::min(i + kSquare, k); ++row) {
+          for (std::int64_t column = j; column < std::min(j + kSquare, row); ++column)
+            a[column * k + row] = a[row * k + column];
+        }
+      }
+    }
+  });
 }
 
 void multiply(const MatrixProduct& product, const float* a, std::int64_t lda, const float* b,

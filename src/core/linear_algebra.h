@@ -9,6 +9,9 @@ namespace slidesparse {
 // The lower triangle of sum [k, k] += x^T x; x [rows, k] with stride ldx.
 void add_gram(std::int64_t rows, std::int64_t k, const float* x, std::int64_t ldx, float* sum);
 
+// Copies the lower triangle of a [k, k] into the upper one.
+void mirror_lower(std::int64_t k, float* a);
+
 // c [m, n] = alpha a [m, k] b [k, n] + beta c. Strides in elements.
 struct MatrixProduct {
   std::int64_t m = 0;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/fail.h"
+#include "core/linear_algebra.h"
 #include "core/parallel.h"
 #include "core/text.h"
 #include "prune/obs.h"
@@ -156,9 +157,10 @@ GroupPruneResult prune_by_cost(const GroupPrune& prune, float* w, std::int64_t r
 }
 
 GroupPruneResult prune_by_surgery(const GroupPrune& prune, float* w, std::int64_t rows, std::int64_t k,
-                                  std::span<const float> moments, const std::string& what) {
+                                  std::span<float> moments, const std::string& what) {
   GroupPruneResult result;
   const std::vector<float> original(w, w + rows * k);
+  mirror_lower(k, moments.data());
   InverseFactor factor = factor_inverse(moments, k, {}, prune.dampening, what);
   const Order order = order_of(prune, w, rows, k, prune.split ? factor.saliency() : std::vector<float>());
   if (prune.split) factor = factor_inverse(moments, k, order.perm, prune.dampening, what);
@@ -181,7 +183,7 @@ GroupPruneResult prune_by_surgery(const GroupPrune& prune, float* w, std::int64_
 }  // namespace
 
 GroupPruneResult prune_group(const GroupPrune& prune, float* w, std::int64_t rows, std::int64_t k,
-                             std::span<const float> second_moments, const std::string& what) {
+                             std::span<float> second_moments, const std::string& what) {
   const std::int64_t expected = prune.method == PruneMethod::kMagnitude   ? 0
                                 : prune.method == PruneMethod::kSparseGpt ? k * k
                                                                           : k;

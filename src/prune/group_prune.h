@@ -34,9 +34,9 @@ struct GroupPruneResult {
 
 // Prunes w [rows, k] (contiguous) in place: the rows of all linears that share an input. second_moments:
 // empty for magnitude, [k] for Wanda (arXiv 2306.11695: keeps the largest |w| * norm of the input channel),
-// lower triangle of [k, k] for SparseGPT (arXiv 2301.00774). Throws kInput (`what`) for moments that are not
-// finite.
+// lower triangle of [k, k] for SparseGPT (arXiv 2301.00774): the upper one is overwritten. Throws kInput
+// (`what`) for moments that are not finite.
 GroupPruneResult prune_group(const GroupPrune& prune, float* w, std::int64_t rows, std::int64_t k,
-                             std::span<const float> second_moments, const std::string& what);
+                             std::span<float> second_moments, const std::string& what);
 
 }  // namespace slidesparse

@@ -143,8 +143,7 @@ void fill_reversed(std::span<const float> moments, std::int64_t k, std::span<con
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t row = channel(k - 1 - i);
       for (std::int64_t j = 0; j <= i; ++j) {
-        const std::int64_t column = channel(k - 1 - j);
-        out[i * k + j] = moments[static_cast<std::size_t>(std::max(row, column) * k + std::min(row, column))];
+        out[i * k + j] = moments[static_cast<std::size_t>(row * k + channel(k - 1 - j))];
       }
       out[i * k + i] += static_cast<float>(added);
     }

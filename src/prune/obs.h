@@ -21,7 +21,7 @@ struct InverseFactor {
   std::vector<float> saliency() const;
 };
 
-// second_moments [k, k]: lower triangle of the mean of x x^T; order: which channel comes at which place,
+// second_moments [k, k]: the mean of x x^T, both triangles; order: which channel comes at which place,
 // empty for as they are. `dampening` times the mean of the diagonal is added to the diagonal (arXiv
 // 2301.00774, section 3); ten times as much when that is not positive definite, up to thrice. Throws kInput
 // (`what`) when it is not even then, or all moments are zero.

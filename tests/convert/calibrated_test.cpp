@@ -125,9 +125,9 @@ TEST_F(Calibrated, WritesWhatPruneGroupGives) {
   LinearTask task;
   task.pattern = options.pattern;
   task.layout = options.layout;
-  const GroupPruneResult result =
-      prune_group(group_prune(options, task), w.data(), static_cast<std::int64_t>(w.size()) / k, k,
-                  statistics.read(group, true), "group");
+  std::vector<float> moments = statistics.read(group, true);
+  const GroupPruneResult result = prune_group(group_prune(options, task), w.data(),
+                                              static_cast<std::int64_t>(w.size()) / k, k, moments, "group");
   auto out = load_tensors(space_ / "out");
   const std::string& perm = find_tensor(out, group.perm_name).bytes;
   ASSERT_EQ(perm.size(), 4 * result.perm.size());

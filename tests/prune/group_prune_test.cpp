@@ -60,8 +60,8 @@ TEST(PruneGroup, ObeysThePatternInEveryMethodAndLayout) {
         SCOPED_TRACE(testing::Message() << prune_method_name(method) << " " << pattern << " split " << split);
         std::vector<float> w = random_weights(rows * k, 22);
         const GroupPrune prune = options(method, pattern, split);
-        const GroupPruneResult result =
-            prune_group(prune, w.data(), rows, k, moments_for(method, k), "group");
+        std::vector<float> moments = moments_for(method, k);
+        const GroupPruneResult result = prune_group(prune, w.data(), rows, k, moments, "group");
         if (split) {
           const SplitShape shape = split_shape(prune.pattern, k);
           validate_perm(shape, result.perm, "perm");
@@ -89,7 +89,7 @@ TEST(PruneGroup, MagnitudeIsTheOneOfRows) {
 TEST(PruneGroup, WandaKeepsTheLargestWeightTimesNorm) {
   // |w| falls, the inputs' norms rise: 4 * 1, 3 * 2, 2 * 3, 1 * 4.5.
   std::vector<float> w{4, -3, 2, -1};
-  const std::vector<float> moments{1, 4, 9, 20.25f};
+  std::vector<float> moments{1, 4, 9, 20.25f};
   const GroupPruneResult result =
       prune_group(options(PruneMethod::kWanda, "2:4"), w.data(), 1, 4, moments, "group");
   EXPECT_EQ(w, (std::vector<float>{0, -3, 2, 0}));
@@ -100,7 +100,8 @@ TEST(PruneGroup, WandaKeepsTheLargestWeightTimesNorm) {
 
   // A channel that is always zero costs nothing; among such, the smaller weight goes, then the lower lane.
   w = {5, 1, 1, 1};
-  prune_group(options(PruneMethod::kWanda, "2:4"), w.data(), 1, 4, std::vector<float>{0, 0, 0, 1}, "group");
+  moments = {0, 0, 0, 1};
+  prune_group(options(PruneMethod::kWanda, "2:4"), w.data(), 1, 4, moments, "group");
   EXPECT_EQ(w, (std::vector<float>{5, 0, 0, 1}));
 }
 
@@ -116,9 +117,9 @@ TEST(PruneGroup, SurgeryLosesLessThanWandaWhichLosesLessThanMagnitude) {
   const std::vector<float> before = random_weights(rows * k, 25);
   const auto loss = [&](PruneMethod method) {
     std::vector<float> w = before;
-    const std::vector<float> given = method == PruneMethod::kMagnitude ? std::vector<float>{}
-                                     : method == PruneMethod::kWanda   ? diagonal(scaled, k)
-                                                                       : scaled;
+    std::vector<float> given = method == PruneMethod::kMagnitude ? std::vector<float>{}
+                               : method == PruneMethod::kWanda   ? diagonal(scaled, k)
+                                                                 : scaled;
     prune_group(options(method, "6:8"), w.data(), rows, k, given, "group");
     double total = 0;
     for (std::int64_t r = 0; r < rows; ++r) {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/linear_algebra.h"
 #include "core/parallel.h"
 #include "dense_oracle.h"
 #include "prune/refit.h"
@@ -29,6 +30,12 @@ double mean_diagonal(const std::vector<float>& moments, std::int64_t k) {
   return sum / static_cast<double>(k);
 }
 
+// With both triangles.
+std::vector<float> mirrored(std::vector<float> moments, std::int64_t k) {
+  mirror_lower(k, moments.data());
+  return moments;
+}
+
 std::vector<std::int32_t> shuffled(std::int64_t k, std::uint64_t seed) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(k));
   std::iota(order.begin(), order.end(), 0);
@@ -42,7 +49,7 @@ TEST(FactorInverse, TimesItsTransposeIsTheInverseInTheGivenOrder) {
   const std::int64_t k = 37;
   const std::vector<float> moments = random_moments(k, 200, 1, kPoison);
   for (const auto& order : {std::vector<std::int32_t>{}, shuffled(k, 2)}) {
-    const InverseFactor factor = factor_inverse(moments, k, order, kDampening, "layer");
+    const InverseFactor factor = factor_inverse(mirrored(moments, k), k, order, kDampening, "layer");
     EXPECT_EQ(factor.dampening, kDampening);
     EXPECT_EQ(factor.dead, 0);
     const Matrix h = full_matrix(moments, k, order, kDampening * mean_diagonal(moments, k));
@@ -68,10 +75,10 @@ TEST(FactorInverse, TimesItsTransposeIsTheInverseInTheGivenOrder) {
 TEST(FactorInverse, AddsMoreToAMatrixThatIsNotPositiveDefinite) {
   // Off-diagonals of 1.05: smallest eigenvalue -0.05; ten times the dampening makes it 0.05.
   const std::vector<float> moments{1, kPoison, 1.05f, 1};
-  EXPECT_NEAR(factor_inverse(moments, 2, {}, 0.01, "layer").dampening, 0.1, 1e-12);
+  EXPECT_NEAR(factor_inverse(mirrored(moments, 2), 2, {}, 0.01, "layer").dampening, 0.1, 1e-12);
   const std::vector<float> hopeless{1, kPoison, 100, 1};
   try {
-    factor_inverse(hopeless, 2, {}, 0.01, "model.layers.3.mlp.down");
+    factor_inverse(mirrored(hopeless, 2), 2, {}, 0.01, "model.layers.3.mlp.down");
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("model.layers.3.mlp.down: the second moments"));
@@ -85,9 +92,9 @@ TEST(FactorInverse, CountsDeadChannelsAndRefusesWhatIsNoMoment) {
     if (j <= 4) moments[4 * 6 + j] = 0;
     if (j > 4) moments[j * 6 + 4] = 0;
   }
-  EXPECT_EQ(factor_inverse(moments, 6, {}, kDampening, "layer").dead, 1);
+  EXPECT_EQ(factor_inverse(mirrored(moments, 6), 6, {}, kDampening, "layer").dead, 1);
   moments[2 * 6 + 2] = kPoison;
-  EXPECT_THROW(factor_inverse(moments, 6, {}, kDampening, "layer"), Error);
+  EXPECT_THROW(factor_inverse(mirrored(moments, 6), 6, {}, kDampening, "layer"), Error);
   const std::vector<float> nothing(36, 0.0f);
   EXPECT_THROW(factor_inverse(nothing, 6, {}, kDampening, "layer"), Error);
 }
@@ -140,7 +147,7 @@ TEST(ObsPrune, EqualsThePlainRule) {
     SCOPED_TRACE(testing::Message() << "group " << c.group << " k " << c.k << " pruned " << c.pruned);
     const std::vector<float> moments =
         random_moments(c.k, 4 * c.k, 7 + static_cast<std::uint64_t>(c.k), kPoison);
-    const InverseFactor factor = factor_inverse(moments, c.k, {}, kDampening, "layer");
+    const InverseFactor factor = factor_inverse(mirrored(moments, c.k), c.k, {}, kDampening, "layer");
     const Matrix h = full_matrix(moments, c.k, {}, kDampening * mean_diagonal(moments, c.k));
     const std::int64_t rows = 9;
     std::vector<float> w = random_weights(rows * c.k, 5);
@@ -163,7 +170,7 @@ TEST(ObsPrune, EqualsThePlainRule) {
 TEST(ObsPrune, LeavesWhatObeysThePatternAlone) {
   const std::int64_t k = 24;
   const std::vector<float> moments = random_moments(k, 100, 11, kPoison);
-  const InverseFactor factor = factor_inverse(moments, k, {}, kDampening, "layer");
+  const InverseFactor factor = factor_inverse(mirrored(moments, k), k, {}, kDampening, "layer");
   std::vector<float> w = random_weights(3 * k, 12);
   for (std::size_t i = 0; i < w.size(); i += 8) w[i + 2] = w[i + 7] = 0.0f;
   const std::vector<float> before = w;
@@ -175,7 +182,7 @@ TEST(ObsPrune, LeavesWhatObeysThePatternAlone) {
 TEST(ObsPrune, DoesNotDependOnThreadsAndKeepsToItsRows) {
   const std::int64_t k = 300, ld = 310, rows = 7;
   const std::vector<float> moments = random_moments(k, 500, 13, kPoison);
-  const InverseFactor factor = factor_inverse(moments, k, {}, kDampening, "layer");
+  const InverseFactor factor = factor_inverse(mirrored(moments, k), k, {}, kDampening, "layer");
   const std::vector<float> before = random_weights(rows * ld, 14);
   std::vector<float> one = before, two = before;
   set_thread_count(1);
