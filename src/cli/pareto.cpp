@@ -212,6 +212,8 @@ class Pareto {
     const ModelConfig config =
         parse_model_config(model.config_text(), (fs::path(options.source) / "config.json").string());
     fingerprint_ = model_fingerprint(model, weight_table(config));
+    const std::string& calibration = options.convert.calibration.text;
+    if (!calibration.empty()) calibration_digest_ = sha256_hex(read_text_input(calibration));
   }
 
   std::vector<Point> run() {
@@ -231,12 +233,12 @@ class Pareto {
   std::string key_of(const Setting& setting) const {
     const ConvertOptions& options = setting.options;
     const CalibrationOptions& calibration = options.calibration;
-    return fmt::format(
-        "{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"", setting.text,
-        options_.dtype, fingerprint_, options_.perplexity.max_windows, options_.perplexity.window,
-        sha256_hex(text_), calibration.samples, calibration.sample_length,
-        calibration.text.empty() ? std::string("none") : sha256_hex(read_text_input(calibration.text)),
-        calibration.seed, options.statistics.string());
+    return fmt::format("{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"",
+                       setting.text, options_.dtype, fingerprint_, options_.perplexity.max_windows,
+                       options_.perplexity.window, sha256_hex(text_), calibration.samples,
+                       calibration.sample_length,
+                       calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
+                       options.statistics.string());
   }
 
   // Also when a run before this one was stopped between conversion and evaluation.
@@ -279,6 +281,7 @@ class Pareto {
   std::vector<std::int32_t> tokens_;
   Results results_;
   std::string fingerprint_;
+  std::string calibration_digest_;
 };
 
 void run_pareto(ParetoOptions& options, bool quiet) {

@@ -17,8 +17,9 @@ void parse_pattern_and_layout(const std::string& text, Pattern& pattern, PackedL
 }  // namespace
 
 PackedLayout parse_layout_option(const std::string& text) {
-  if (text == "slide") return PackedLayout::kSlide;
-  if (text == "split") return PackedLayout::kSplit;
+  for (const PackedLayout layout : {PackedLayout::kSlide, PackedLayout::kSplit}) {
+    if (packed_layout_name(layout) == text) return layout;
+  }
   fail(ErrorKind::kUsage, "layout \"{}\": there are slide and split", printable(text));
 }
 

@@ -54,12 +54,6 @@ std::int64_t available_memory() {
   return 0;
 }
 
-std::span<const LinearTask> group_tasks(const ConvertPlan& plan, std::size_t& next) {
-  const std::size_t first = next;
-  while (next < plan.linears.size() && plan.linears[next].group == plan.linears[first].group) ++next;
-  return std::span(plan.linears).subspan(first, next - first);
-}
-
 }  // namespace
 
 GroupPrune group_prune(const ConvertOptions& options, const LinearTask& task) {

@@ -177,9 +177,7 @@ class Conversion {
   // Those that are pruned row by row, and groups that need no more than statistics at hand.
   void convert_linears() {
     for (std::size_t next = 0; next < plan_.linears.size();) {
-      const std::size_t first = next;
-      while (next < plan_.linears.size() && plan_.linears[next].group == plan_.linears[first].group) ++next;
-      const auto tasks = std::span<const LinearTask>(plan_.linears).subspan(first, next - first);
+      const auto tasks = group_tasks(plan_, next);
       // Made for the first member that is not finished yet.
       std::optional<PrunedGroup> pruned;
       for (std::size_t i = 0; i < tasks.size(); ++i) {
@@ -190,7 +188,6 @@ class Conversion {
                 return layer_report_to_json(streamer_.convert(task, options_.method, nullptr, digests));
               }
               if (!pruned) pruned = prune_in_memory(tasks);
-              write_perm(task, *pruned);
               return member_report(task, *pruned, i, digests);
             });
         report_.layers.push_back(layer_report_from_json(layer));
@@ -211,7 +208,9 @@ class Conversion {
       const auto group = std::ranges::find(table.groups, tasks.front().group, &FusedGroup::name);
       moments = calibration_.statistics->read(*group, options_.method == PruneMethod::kSparseGpt);
     }
-    return prune_source_group(source_, tasks, group_prune(options_, tasks.front()), moments);
+    PrunedGroup pruned = prune_source_group(source_, tasks, group_prune(options_, tasks.front()), moments);
+    write_perm(tasks.front(), pruned);
+    return pruned;
   }
 
   void write_perm(const LinearTask& task, const PrunedGroup& pruned) {
@@ -232,13 +231,13 @@ class Conversion {
 
   void write_group(std::span<const LinearTask> tasks, const PrunedGroup* pruned,
                    const std::function<void(const LinearTask&, const TensorDigests&, std::string)>& done) {
+    if (pruned != nullptr) write_perm(tasks.front(), *pruned);
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       TensorDigests digests;
       std::string layer;
       if (pruned == nullptr) {
         layer = layer_report_to_json(streamer_.convert(tasks[i], options_.method, nullptr, digests));
       } else {
-        write_perm(tasks[i], *pruned);
         layer = member_report(tasks[i], *pruned, i, digests);
       }
       done(tasks[i], digests, std::move(layer));

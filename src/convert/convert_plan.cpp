@@ -234,6 +234,12 @@ class Planner {
 
 }  // namespace
 
+std::span<const LinearTask> group_tasks(const ConvertPlan& plan, std::size_t& next) {
+  const std::size_t first = next;
+  while (next < plan.linears.size() && plan.linears[next].group == plan.linears[first].group) ++next;
+  return std::span(plan.linears).subspan(first, next - first);
+}
+
 ConvertPlan plan_conversion(const ModelDirectory& source, const ModelConfig& config,
                             const ConvertOptions& options) {
   const bool known_dtype =

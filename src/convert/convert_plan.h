@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,10 @@ struct ConvertPlan {
   std::vector<TensorEntry> outputs;
   std::map<std::string, PackedInfo::LayerException> exceptions;
 };
+
+// The linears of the fused group that begins at plan.linears[next] (the head is one by itself); `next` moves
+// behind them.
+std::span<const LinearTask> group_tasks(const ConvertPlan& plan, std::size_t& next);
 
 // Throws kInput, kUsage or kUnsupported for sources and options that do not go together: packed sources,
 // quantised sources of another dtype, missing, unknown or wrongly shaped tensors, globs that match nothing.

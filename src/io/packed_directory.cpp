@@ -175,8 +175,9 @@ std::string_view packed_layout_name(PackedLayout layout) {
 }
 
 PackedLayout parse_packed_layout(std::string_view text, const std::string& where) {
-  if (text == "slide") return PackedLayout::kSlide;
-  if (text == "split") return PackedLayout::kSplit;
+  for (const PackedLayout layout : {PackedLayout::kSlide, PackedLayout::kSplit}) {
+    if (packed_layout_name(layout) == text) return layout;
+  }
   fail_input("{}: layout must be \"slide\" or \"split\", found \"{}\"", where, printable(text, 40));
 }
 

@@ -169,10 +169,7 @@ GroupPruneResult prune_by_surgery(const GroupPrune& prune, float* w, std::int64_
   permute(order.perm, w, rows, k, true);
   result.dampening = factor.dampening;
   result.dead = factor.dead;
-  double mean = 0;
-  for (std::int64_t c = 0; c < k; ++c)
-    mean += static_cast<double>(moments[static_cast<std::size_t>(c * k + c)]) / static_cast<double>(k);
-  refit_weights(moments, factor.dampening * mean, k, original.data(), w, rows, prune.refits);
+  refit_weights(moments, factor.added, k, original.data(), w, rows, prune.refits);
   const OutputError error(moments, original.data(), rows, k);
   result.error_masked = error.of(w, true);
   result.error = error.of(w, false);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "core/cpu.h"
 #include "core/fail.h"
@@ -195,7 +196,8 @@ InverseFactor factor_inverse(std::span<const float> second_moments, std::int64_t
   factor.upper.resize(static_cast<std::size_t>(k * k));
   factor.dampening = dampening;
   for (int attempt = 0;; ++attempt, factor.dampening *= kDampeningStep) {
-    fill_reversed(second_moments, k, order, factor.dampening * mean, factor.upper.data());
+    factor.added = factor.dampening * mean;
+    fill_reversed(second_moments, k, order, factor.added, factor.upper.data());
     if (cholesky(k, factor.upper.data()) && invert_lower(k, factor.upper.data())) break;
     if (attempt == kDampeningSteps) {
       fail_input(
@@ -208,8 +210,8 @@ InverseFactor factor_inverse(std::span<const float> second_moments, std::int64_t
   return factor;
 }
 
-ObsLoss obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, float* w, std::int64_t rows,
-                  std::int64_t ld) {
+double obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, float* w, std::int64_t rows,
+                 std::int64_t ld) {
   require(group >= 4 && group <= kMaxGroup && pruned >= 0 && pruned <= factor.k,
           "groups of {} over {} of {} channels", group, pruned, factor.k);
   const std::int64_t k = factor.k;
@@ -235,9 +237,7 @@ ObsLoss obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, f
                w + end, ld);
     }
   }
-  ObsLoss loss;
-  for (const double row : losses) loss.after += row;
-  return loss;
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 }  // namespace slidesparse

@@ -14,6 +14,7 @@ struct InverseFactor {
   std::int64_t k = 0;
   std::vector<float> upper;  // [k, k] row-major; zeros below the diagonal
   double dampening = 0;      // share of the mean diagonal that was added, after all attempts
+  double added = 0;          // to each element of the diagonal by that
   std::int64_t dead = 0;     // channels whose second moment is zero
 
   const float* row(std::int64_t i) const { return upper.data() + i * k; }
@@ -28,18 +29,13 @@ struct InverseFactor {
 InverseFactor factor_inverse(std::span<const float> second_moments, std::int64_t k,
                              std::span<const std::int32_t> order, double dampening, const std::string& what);
 
-// What pruning did to the outputs: sums over rows of (change of w) H (change of w)^T, H dampened.
-struct ObsLoss {
-  double after = 0;
-};
-
 // Prunes w [rows, k] (stride ld, channels in the factor's order) in place: of each `group` consecutive
 // channels among the first `pruned` ones two become +0 (in a tail only as many as exceed group - 2), and all
 // channels that are not settled yet make up for it. Which two: those whose removal costs least when the rest
 // of the matrix answers optimally, w_P (H^-1_PP)^-1 w_P for the pair, exact for the group (SparseGPT's own
 // rule, arXiv 2301.00774 algorithm 1, adds up two separate costs). Ties: lowest lanes first. Rows are
 // independent.
-ObsLoss obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, float* w, std::int64_t rows,
-                  std::int64_t ld);
+double obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, float* w, std::int64_t rows,
+                 std::int64_t ld);
 
 }  // namespace slidesparse
