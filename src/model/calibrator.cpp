@@ -98,8 +98,7 @@ struct Calibrator::State {
     const std::vector<std::int32_t> offsets = step_offsets(tokens / length);
     const std::vector<std::int32_t> lengths(static_cast<std::size_t>(tokens / length),
                                             static_cast<std::int32_t>(length));
-    bytes +=
-        paged_attention_workspace({offsets, lengths, {}, 0}, config.heads, config.kv_heads, config.head_dim);
+    bytes += paged_attention_workspace({offsets, lengths, {}, 0}, config.kv_heads, config.head_dim);
     arena.reserve(static_cast<std::size_t>(bytes));
   }
 

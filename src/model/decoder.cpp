@@ -274,7 +274,7 @@ std::int64_t decoder_workspace(const DecoderWeights& weights, const AttentionBat
   linears += m * std::max(config.hidden, std::max(q_width, config.intermediate)) + 4 * m + 2 * kAlign;
   const std::int64_t attention =
       matrix(m, 2 * q_width + 2 * kv_width) + kAlign +
-      std::max(linears, paged_attention_workspace(batch, config.heads, config.kv_heads, config.head_dim) +
+      std::max(linears, paged_attention_workspace(batch, config.kv_heads, config.head_dim) +
                             linear_bytes(weights.linear(0, LayerLinear::kOutput), m));
   const std::int64_t mlp = matrix(m, 3 * config.intermediate) + kAlign + linears;
   const std::int64_t block = std::min(wanted, std::max(logit_block_rows(config), wanted));

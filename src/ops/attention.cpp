@@ -176,39 +176,59 @@ void attend_prefill(const Context& context, const Call& call, std::span<Sequence
     task.q_stride = call.q.stride(0);
     task.rows = static_cast<int>(query.rows);
     task.first_position = sequence.context - sequence.tokens + query.first;
-    task.packed = sequence.packed + query.head / call.group() * packed_blocks(sequence) * block_bytes;
     task.head_dim = call.head_dim;
     task.scale = call.scale;
     task.out = call.out_at(sequence.first_token + query.first, query.head);
     task.out_stride = call.out.stride(0);
-    call.kernels.attend(task, scratch + slot * scratch_bytes);
+    std::byte* own = scratch + slot * scratch_bytes;
+    const std::byte* packed =
+        sequence.packed + query.head / call.group() * packed_blocks(sequence) * block_bytes;
+    call.kernels.attend_begin(task, own);
+    for (std::int64_t first = 0; first < task.keys(); first += kernels::kKeyBlock, packed += block_bytes)
+      call.kernels.attend_block(task, first, packed, own);
+    call.kernels.attend_end(task, own);
   });
 }
 
+// Scratch of one thread: that of a task, and a block of keys and values.
+std::int64_t decode_scratch_bytes(const kernels::AttentionKernels& kernels, std::int64_t head_dim) {
+  return round_up(kernels.attend_scratch_bytes(head_dim), 64) + kernels.packed_bytes(head_dim);
+}
+
+// One token a sequence: a task is the heads that share keys and values. Each block is packed when its turn
+// comes and is used once.
 void attend_decode(const Context& context, const Call& call, const std::vector<const Sequence*>& sequences) {
-  std::int64_t longest = 0;
   std::int64_t products = 0;
-  for (const Sequence* sequence : sequences) {
-    longest = std::max(longest, sequence->context);
-    products += sequence->context * call.heads * call.head_dim;
-  }
-  const std::int64_t floats = kernels::decode_scratch_floats(call.group(), longest);
-  auto* scores = context.arena->allocate<float>(floats * thread_count());
-  const auto tasks = static_cast<std::int64_t>(sequences.size()) * call.kv_heads;
+  for (const Sequence* sequence : sequences) products += sequence->context * call.heads * call.head_dim;
+  const std::int64_t scratch_bytes = decode_scratch_bytes(call.kernels, call.head_dim);
+  auto* scratch = static_cast<std::byte*>(
+      context.arena->allocate(static_cast<std::size_t>(scratch_bytes * thread_count())));
+  const std::int64_t parts = ceil_div(call.group(), kernels::kQueryBlock);
+  const std::int64_t tasks = static_cast<std::int64_t>(sequences.size()) * call.kv_heads * parts;
   run_tasks(tasks, products > kSerialProducts, [&](std::int64_t i, std::int64_t slot) {
-    const Sequence& sequence = *sequences[static_cast<std::size_t>(i / call.kv_heads)];
-    const std::int64_t kv_head = i % call.kv_heads;
-    kernels::DecodeTask task;
-    task.q = call.q_at(sequence.first_token, kv_head * call.group());
+    const Sequence& sequence = *sequences[static_cast<std::size_t>(i / (call.kv_heads * parts))];
+    const std::int64_t kv_head = i / parts % call.kv_heads;
+    const std::int64_t head = kv_head * call.group() + i % parts * kernels::kQueryBlock;
+    kernels::AttendTask task;
+    task.q = call.q_at(sequence.first_token, head);
     task.q_stride = call.q.stride(1);
-    task.heads = static_cast<int>(call.group());
-    task.rows = call.rows(sequence, kv_head);
-    task.context = sequence.context;
+    task.rows =
+        static_cast<int>(std::min<std::int64_t>(kernels::kQueryBlock, (kv_head + 1) * call.group() - head));
+    task.first_position = sequence.context - 1;
+    task.step = 0;
     task.head_dim = call.head_dim;
     task.scale = call.scale;
-    task.out = call.out_at(sequence.first_token, kv_head * call.group());
+    task.out = call.out_at(sequence.first_token, head);
     task.out_stride = call.out.stride(1);
-    call.kernels.decode(task, scores + slot * floats);
+    std::byte* packed = scratch + slot * scratch_bytes;
+    std::byte* own = packed + call.kernels.packed_bytes(call.head_dim);
+    call.kernels.attend_begin(task, own);
+    for (std::int64_t first = 0; first < task.keys(); first += kernels::kKeyBlock) {
+      const auto count = static_cast<int>(std::min<std::int64_t>(kernels::kKeyBlock, task.keys() - first));
+      call.kernels.pack(call.rows(sequence, kv_head), first, count, call.head_dim, packed);
+      call.kernels.attend_block(task, first, packed, own);
+    }
+    call.kernels.attend_end(task, own);
   });
 }
 
@@ -295,14 +315,13 @@ void paged_attention(const Context& context, const AttentionBatch& batch, const 
   }
 }
 
-std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads, std::int64_t kv_heads,
+std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t kv_heads,
                                        std::int64_t head_dim) {
   const kernels::AttentionKernels& kernels = kernels::attention_kernels();
-  std::int64_t pointers = 0, longest = 0, longest_prefill = 0, packed = 0;
+  std::int64_t pointers = 0, longest_prefill = 0, packed = 0;
   for (std::int64_t s = 0; s < sequences_of(batch); ++s) {
     const Sequence sequence = sequence_of(batch, s);
     pointers += sequence.context;
-    if (sequence.tokens == 1) longest = std::max(longest, sequence.context);
     if (sequence.tokens <= 1) continue;
     const std::int64_t bytes = packed_blocks(sequence) * kv_heads * kernels.packed_bytes(head_dim);
     longest_prefill = std::max(longest_prefill, bytes);
@@ -310,8 +329,7 @@ std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t
   }
   const std::int64_t prefill = std::min(packed, std::max(longest_prefill, kPackedLimit)) +
                                thread_count() * round_up(kernels.attend_scratch_bytes(head_dim), 64);
-  const std::int64_t decode = thread_count() * kernels::decode_scratch_floats(heads / kv_heads, longest) *
-                              static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t decode = thread_count() * decode_scratch_bytes(kernels, head_dim);
   // Every allocation may be rounded up by one line: two for pointers, one a prefill sequence, one for
   // scratch.
   const std::int64_t rounding = 64 * (4 + sequences_of(batch));

@@ -32,7 +32,7 @@ void write_kv(const Context& context, const AttentionBatch& batch, const TensorV
 void paged_attention(const Context& context, const AttentionBatch& batch, const TensorView& q,
                      const KvPages& pages, double scale, const TensorView& out);
 // Arena bytes that paged_attention takes.
-std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t heads, std::int64_t kv_heads,
+std::int64_t paged_attention_workspace(const AttentionBatch& batch, std::int64_t kv_heads,
                                        std::int64_t head_dim);
 
 }  // namespace slidesparse

@@ -115,7 +115,8 @@ class OutputError {
     std::vector<float> change = pick(w);
     for (std::size_t i = 0; i < change.size(); ++i)
       change[i] = masked ? (change[i] == 0.0f ? before_[i] : 0.0f) : change[i] - before_[i];
-    return whole_ > 0 ? output_energy(moments_, k_, change.data(), count_) / whole_ : 0;
+    // Moments of few inputs leave sums of nearly equal parts: rounding can carry one below zero.
+    return whole_ > 0 ? std::max(0.0, output_energy(moments_, k_, change.data(), count_) / whole_) : 0;
   }
 
  private:

@@ -20,31 +20,21 @@ struct KeyValueRows {
   std::int64_t offset = 0;
 };
 
-// Causal attention of up to kQueryBlock consecutive tokens of one head over packed blocks. Row r sees keys 0
-// .. first_position + r.
+// Up to kQueryBlock query rows that share the keys and values of one head: consecutive tokens of one head
+// (`step` 1), or one token of several heads (`step` 0). Row r sees keys 0 .. first_position + r * step.
 struct AttendTask {
   const std::uint16_t* q = nullptr;  // [rows, head_dim], stride q_stride
   std::int64_t q_stride = 0;
   int rows = 0;
   std::int64_t first_position = 0;
-  const std::byte* packed = nullptr;  // blocks 0 .. (first_position + rows - 1) / kKeyBlock, 64-byte aligned
-  std::int64_t head_dim = 0;          // even
+  int step = 1;
+  std::int64_t head_dim = 0;  // even
   float scale = 1.0f;
   std::uint16_t* out = nullptr;  // [rows, head_dim], stride out_stride
   std::int64_t out_stride = 0;
-};
 
-// One token of each of `heads` heads that share keys and values; no packing.
-struct DecodeTask {
-  const std::uint16_t* q = nullptr;  // [heads, head_dim], stride q_stride
-  std::int64_t q_stride = 0;
-  int heads = 0;
-  KeyValueRows rows;
-  std::int64_t context = 0;  // keys seen
-  std::int64_t head_dim = 0;
-  float scale = 1.0f;
-  std::uint16_t* out = nullptr;
-  std::int64_t out_stride = 0;
+  std::int64_t position(std::int64_t row) const { return first_position + row * step; }
+  std::int64_t keys() const { return position(rows - 1) + 1; }  // that some row sees
 };
 
 struct AttentionKernels {
@@ -53,17 +43,16 @@ struct AttentionKernels {
   // Packs keys first .. first + count - 1, count <= kKeyBlock; missing ones become zeros.
   void (*pack)(const KeyValueRows& rows, std::int64_t first, int count, std::int64_t head_dim,
                std::byte* packed);
-  // Scratch of one attend call, 64-byte aligned.
+  // Scratch of one task, 64-byte aligned.
   std::int64_t (*attend_scratch_bytes)(std::int64_t head_dim);
-  void (*attend)(const AttendTask& task, std::byte* scratch);
-  // `scores`: decode_scratch_floats(task.heads, task.context) floats, 64-byte aligned.
-  void (*decode)(const DecodeTask& task, float* scores);
+  // begin, then block for `first` = 0, kKeyBlock, .. below task.keys() with that block packed (64-byte
+  // aligned), then end, which writes `out`. What a row gets does not depend on the rows beside it, nor on
+  // whether they are tokens or heads.
+  void (*attend_begin)(const AttendTask& task, std::byte* scratch);
+  void (*attend_block)(const AttendTask& task, std::int64_t first, const std::byte* packed,
+                       std::byte* scratch);
+  void (*attend_end)(const AttendTask& task, std::byte* scratch);
 };
-
-// Floats of scratch of one decode call: each head's row of scores padded to whole vectors, and its outputs.
-constexpr std::int64_t decode_scratch_floats(std::int64_t heads, std::int64_t context) {
-  return heads * ((context + 15) / 16 * 16);
-}
 
 const AttentionKernels& attention_kernels(Isa isa);
 inline const AttentionKernels& attention_kernels() {

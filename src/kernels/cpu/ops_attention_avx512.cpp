@@ -241,13 +241,13 @@ template <int Rows>
 SLIDESPARSE_TARGET void attend_tile(const AttendTask& task, const Scratch& scratch, int tile,
                                     std::int64_t begin, const std::uint32_t* keys) {
   const std::int64_t width = padded_dim(task.head_dim);
-  const std::int64_t last = task.first_position + tile + Rows - 1;  // of the tile's last row
-  if (last < begin) return;                                         // no row of the tile sees this block
+  const std::int64_t last = task.position(tile + Rows - 1);
+  if (last < begin) return;  // no row of the tile sees this block
   const __m512 scale = _mm512_set1_ps(task.scale * kLog2E);
   score_tile<Rows>(task.q + tile * task.q_stride, task.q_stride, keys, task.head_dim / 2,
                    scratch.score + tile * kKeyBlock);
   for (int r = tile; r < tile + Rows; ++r) {
-    const std::int64_t visible = std::clamp<std::int64_t>(task.first_position + r + 1 - begin, 0, kKeyBlock);
+    const std::int64_t visible = std::clamp<std::int64_t>(task.position(r) + 1 - begin, 0, kKeyBlock);
     soften_row(scratch, r, static_cast<int>(visible), scale);
   }
   const int used = static_cast<int>(std::min<std::int64_t>(kKeyBlock, last + 1 - begin));
@@ -255,41 +255,47 @@ SLIDESPARSE_TARGET void attend_tile(const AttendTask& task, const Scratch& scrat
                   (used + 1) / 2, scratch.shrink + tile, scratch.out + tile * width);
 }
 
-SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
+void attend_begin(const AttendTask& task, std::byte* memory) {
   const Scratch scratch = carve(memory, task.head_dim);
-  const std::int64_t width = padded_dim(task.head_dim);
-  std::memset(scratch.out, 0, static_cast<std::size_t>(task.rows * width) * sizeof(float));
+  std::memset(scratch.out, 0,
+              static_cast<std::size_t>(task.rows * padded_dim(task.head_dim)) * sizeof(float));
   for (int r = 0; r < task.rows; ++r) {
     scratch.largest[r] = kLowest;
     scratch.sum[r] = 0;
   }
-  const std::int64_t last = task.first_position + task.rows - 1;
-  const std::byte* block = task.packed;
-  for (std::int64_t begin = 0; begin <= last; begin += kKeyBlock, block += packed_bytes(task.head_dim)) {
-    const auto* keys = reinterpret_cast<const std::uint32_t*>(block);
-    for (int tile = 0; tile < task.rows; tile += kRowTile) {
-      switch (std::min(kRowTile, task.rows - tile)) {
-        case 6:
-          attend_tile<6>(task, scratch, tile, begin, keys);
-          break;
-        case 5:
-          attend_tile<5>(task, scratch, tile, begin, keys);
-          break;
-        case 4:
-          attend_tile<4>(task, scratch, tile, begin, keys);
-          break;
-        case 3:
-          attend_tile<3>(task, scratch, tile, begin, keys);
-          break;
-        case 2:
-          attend_tile<2>(task, scratch, tile, begin, keys);
-          break;
-        default:
-          attend_tile<1>(task, scratch, tile, begin, keys);
-          break;
-      }
+}
+
+SLIDESPARSE_TARGET void attend_block(const AttendTask& task, std::int64_t first, const std::byte* packed,
+                                     std::byte* memory) {
+  const Scratch scratch = carve(memory, task.head_dim);
+  const auto* keys = reinterpret_cast<const std::uint32_t*>(packed);
+  for (int tile = 0; tile < task.rows; tile += kRowTile) {
+    switch (std::min(kRowTile, task.rows - tile)) {
+      case 6:
+        attend_tile<6>(task, scratch, tile, first, keys);
+        break;
+      case 5:
+        attend_tile<5>(task, scratch, tile, first, keys);
+        break;
+      case 4:
+        attend_tile<4>(task, scratch, tile, first, keys);
+        break;
+      case 3:
+        attend_tile<3>(task, scratch, tile, first, keys);
+        break;
+      case 2:
+        attend_tile<2>(task, scratch, tile, first, keys);
+        break;
+      default:
+        attend_tile<1>(task, scratch, tile, first, keys);
+        break;
     }
   }
+}
+
+SLIDESPARSE_TARGET void attend_end(const AttendTask& task, std::byte* memory) {
+  const Scratch scratch = carve(memory, task.head_dim);
+  const std::int64_t width = padded_dim(task.head_dim);
   for (int r = 0; r < task.rows; ++r) {
     const __m512 inverse = _mm512_set1_ps(1.0f / scratch.sum[r]);
     for (std::int64_t i = 0; i < task.head_dim; i += 16) {
@@ -302,150 +308,9 @@ SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
   }
 }
 
-// Lane i of the result is the sum of all lanes of v[i].
-SLIDESPARSE_TARGET inline __m512 sum_rows_16(__m512* v) {
-  __m512i words[16];
-  for (int i = 0; i < 16; ++i) words[i] = _mm512_castps_si512(v[i]);
-  transpose_16(words);
-  for (int step = 8; step > 0; step /= 2) {
-    for (int i = 0; i < step; ++i) {
-      words[i] = _mm512_castps_si512(
-          _mm512_add_ps(_mm512_castsi512_ps(words[i]), _mm512_castsi512_ps(words[i + step])));
-    }
-  }
-  return _mm512_castsi512_ps(words[0]);
-}
-
-// Scores of 16 keys (of which `count` exist) for one head.
-SLIDESPARSE_TARGET inline __m512 decode_scores(const DecodeTask& task, const std::uint16_t* q,
-                                               std::int64_t first, int count) {
-  __m512 acc[16];
-  for (int j = 0; j < 16; ++j) {
-    acc[j] = _mm512_setzero_ps();
-    if (j >= count) continue;
-    const std::uint16_t* key = task.rows.keys[first + j] + task.rows.offset;
-    std::int64_t i = 0;
-    for (; i + 32 <= task.head_dim; i += 32) {
-      acc[j] =
-          _mm512_dpbf16_ps(acc[j], as_bf16(_mm512_loadu_si512(q + i)), as_bf16(_mm512_loadu_si512(key + i)));
-    }
-    if (i < task.head_dim) {
-      const auto mask = static_cast<__mmask32>((1u << (task.head_dim - i)) - 1u);
-      acc[j] = _mm512_dpbf16_ps(acc[j], as_bf16(_mm512_maskz_loadu_epi16(mask, q + i)),
-                                as_bf16(_mm512_maskz_loadu_epi16(mask, key + i)));
-    }
-  }
-  return sum_rows_16(acc);
-}
-
-// Scores to weights 2^(s - max) in place; returns one over their sum.
-SLIDESPARSE_TARGET float soften(float* scores, std::int64_t context, __m512 highest) {
-  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
-  __m512 total = _mm512_setzero_ps();
-  for (std::int64_t t = 0; t < context; t += 16) {
-    const __m512 weight = exp2_vector(_mm512_sub_ps(_mm512_load_ps(scores + t), top));
-    total = _mm512_add_ps(total, weight);
-    _mm512_store_ps(scores + t, weight);
-  }
-  return 1.0f / _mm512_reduce_add_ps(total);
-}
-
-// Outputs of Heads heads for 16 x Vectors channels from `column` on.
-template <int Heads, int Vectors>
-SLIDESPARSE_TARGET void decode_values(const DecodeTask& task, int head, const float* scores,
-                                      std::int64_t stride, std::int64_t column, const float* inverse) {
-  __m512 acc[Heads][Vectors];
-#pragma GCC unroll 8
-  for (int h = 0; h < Heads; ++h) {
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) acc[h][v] = _mm512_setzero_ps();
-  }
-  __mmask16 masks[Vectors];
-  for (int v = 0; v < Vectors; ++v) {
-    const std::int64_t left = task.head_dim - column - v * 16;
-    masks[v] = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u);
-  }
-  for (std::int64_t t = 0; t < task.context; ++t) {
-    const std::uint16_t* row = task.rows.values[t] + task.rows.offset + column;
-    __m512 value[Vectors];
-    for (int v = 0; v < Vectors; ++v) {
-      value[v] = _mm512_castsi512_ps(
-          _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(masks[v], row + v * 16)), 16));
-    }
-    for (int h = 0; h < Heads; ++h) {
-      const __m512 weight = _mm512_set1_ps(scores[(head + h) * stride + t]);
-      for (int v = 0; v < Vectors; ++v) acc[h][v] = _mm512_fmadd_ps(weight, value[v], acc[h][v]);
-    }
-  }
-  for (int h = 0; h < Heads; ++h) {
-    for (int v = 0; v < Vectors; ++v) {
-      const __m512 result = _mm512_mul_ps(acc[h][v], _mm512_set1_ps(inverse[h]));
-      _mm256_mask_storeu_epi16(task.out + (head + h) * task.out_stride + column + v * 16, masks[v],
-                               reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(result)));
-    }
-  }
-}
-
-template <int Heads>
-SLIDESPARSE_TARGET void decode_heads(const DecodeTask& task, int head, float* scores, std::int64_t stride) {
-  float inverse[Heads];
-  for (int h = 0; h < Heads; ++h) {
-    float* row = scores + (head + h) * stride;
-    __m512 highest = _mm512_set1_ps(kLowest);
-    for (std::int64_t t = 0; t < task.context; t += 16)
-      highest = _mm512_max_ps(_mm512_load_ps(row + t), highest);
-    inverse[h] = soften(row, task.context, highest);
-  }
-  for (std::int64_t column = 0; column < task.head_dim; column += 64) {
-    switch (std::min<std::int64_t>(4, (task.head_dim - column + 15) / 16)) {
-      case 4:
-        decode_values<Heads, 4>(task, head, scores, stride, column, inverse);
-        break;
-      case 3:
-        decode_values<Heads, 3>(task, head, scores, stride, column, inverse);
-        break;
-      case 2:
-        decode_values<Heads, 2>(task, head, scores, stride, column, inverse);
-        break;
-      default:
-        decode_values<Heads, 1>(task, head, scores, stride, column, inverse);
-        break;
-    }
-  }
-}
-
-SLIDESPARSE_TARGET void decode(const DecodeTask& task, float* scores) {
-  const std::int64_t stride = (task.context + 15) / 16 * 16;
-  const __m512 scale = _mm512_set1_ps(task.scale * kLog2E);
-  for (std::int64_t t = 0; t < task.context; t += 16) {
-    const int count = static_cast<int>(std::min<std::int64_t>(16, task.context - t));
-    const auto mask = static_cast<__mmask16>((1u << count) - 1u);
-    for (int h = 0; h < task.heads; ++h) {
-      const __m512 score = decode_scores(task, task.q + h * task.q_stride, t, count);
-      _mm512_store_ps(scores + h * stride + t,
-                      _mm512_mask_mul_ps(_mm512_set1_ps(kLowest), mask, score, scale));
-    }
-  }
-  for (int h = 0; h < task.heads; h += 4) {
-    switch (std::min(4, task.heads - h)) {
-      case 4:
-        decode_heads<4>(task, h, scores, stride);
-        break;
-      case 3:
-        decode_heads<3>(task, h, scores, stride);
-        break;
-      case 2:
-        decode_heads<2>(task, h, scores, stride);
-        break;
-      default:
-        decode_heads<1>(task, h, scores, stride);
-        break;
-    }
-  }
-}
-
 }  // namespace
 
-const AttentionKernels kAvx512Attention{packed_bytes, pack, attend_scratch_bytes, attend, decode};
+const AttentionKernels kAvx512Attention{packed_bytes, pack,         attend_scratch_bytes,
+                                        attend_begin, attend_block, attend_end};
 
 }  // namespace slidesparse::kernels

@@ -166,9 +166,8 @@ SLIDESPARSE_TARGET void soften_row(float* score, int visible, float scale, float
   }
 }
 
-SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
+SLIDESPARSE_TARGET void attend_begin(const AttendTask& task, std::byte* memory) {
   const Scratch scratch = carve(memory, task.head_dim);
-  const std::int64_t width = padded_dim(task.head_dim);
   std::memset(memory, 0, static_cast<std::size_t>(attend_scratch_bytes(task.head_dim)));
   for (int r = 0; r < task.rows; ++r) {
     for (std::int64_t i = 0; i < task.head_dim; ++i) {
@@ -176,24 +175,30 @@ SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
     }
     scratch.largest[r] = kLowest;
   }
-  const std::int64_t last = task.first_position + task.rows - 1;
-  const std::byte* block = task.packed;
-  for (std::int64_t begin = 0; begin <= last; begin += kKeyBlock, block += packed_bytes(task.head_dim)) {
-    const auto* keys = reinterpret_cast<const float*>(block);
-    const float* values = keys + task.head_dim * kKeyBlock;
-    const int used = static_cast<int>(std::min<std::int64_t>(kKeyBlock, last + 1 - begin));
-    for (int tile = 0; tile < task.rows; tile += kRowTile) {
-      float* score = scratch.score + tile * kKeyBlock;
-      score_tile(scratch.q + tile * task.head_dim, keys, task.head_dim, score);
-      for (int r = tile; r < std::min(tile + kRowTile, task.rows); ++r) {
-        const std::int64_t visible =
-            std::clamp<std::int64_t>(task.first_position + r + 1 - begin, 0, kKeyBlock);
-        soften_row(scratch.score + r * kKeyBlock, static_cast<int>(visible), task.scale, scratch.largest + r,
-                   scratch.sum + r, scratch.out + r * width, width);
-      }
-      value_tile(score, values, width, used, scratch.out + tile * width);
+}
+
+SLIDESPARSE_TARGET void attend_block(const AttendTask& task, std::int64_t first, const std::byte* packed,
+                                     std::byte* memory) {
+  const Scratch scratch = carve(memory, task.head_dim);
+  const std::int64_t width = padded_dim(task.head_dim);
+  const auto* keys = reinterpret_cast<const float*>(packed);
+  const float* values = keys + task.head_dim * kKeyBlock;
+  const int used = static_cast<int>(std::min<std::int64_t>(kKeyBlock, task.keys() - first));
+  for (int tile = 0; tile < task.rows; tile += kRowTile) {
+    float* score = scratch.score + tile * kKeyBlock;
+    score_tile(scratch.q + tile * task.head_dim, keys, task.head_dim, score);
+    for (int r = tile; r < std::min(tile + kRowTile, task.rows); ++r) {
+      const std::int64_t visible = std::clamp<std::int64_t>(task.position(r) + 1 - first, 0, kKeyBlock);
+      soften_row(scratch.score + r * kKeyBlock, static_cast<int>(visible), task.scale, scratch.largest + r,
+                 scratch.sum + r, scratch.out + r * width, width);
     }
+    value_tile(score, values, width, used, scratch.out + tile * width);
   }
+}
+
+SLIDESPARSE_TARGET void attend_end(const AttendTask& task, std::byte* memory) {
+  const Scratch scratch = carve(memory, task.head_dim);
+  const std::int64_t width = padded_dim(task.head_dim);
   for (int r = 0; r < task.rows; ++r) {
     const float inverse = 1.0f / scratch.sum[r];
     for (std::int64_t i = 0; i < task.head_dim; ++i) {
@@ -202,47 +207,9 @@ SLIDESPARSE_TARGET void attend(const AttendTask& task, std::byte* memory) {
   }
 }
 
-SLIDESPARSE_TARGET void decode(const DecodeTask& task, float* scores) {
-  for (int h = 0; h < task.heads; ++h) {
-    const std::uint16_t* q = task.q + h * task.q_stride;
-    float highest = kLowest;
-    for (std::int64_t t = 0; t < task.context; ++t) {
-      const std::uint16_t* key = task.rows.keys[t] + task.rows.offset;
-      float lanes[kLanes] = {};
-      std::int64_t i = 0;
-      for (; i + kLanes <= task.head_dim; i += kLanes) {
-        for (int lane = 0; lane < kLanes; ++lane)
-          lanes[lane] += bf16_to_float(q[i + lane]) * bf16_to_float(key[i + lane]);
-      }
-      for (int lane = 0; i < task.head_dim; ++i, ++lane)
-        lanes[lane] += bf16_to_float(q[i]) * bf16_to_float(key[i]);
-      float dot = 0;
-      for (const float lane : lanes) dot += lane;
-      scores[t] = dot * task.scale;
-      highest = std::max(highest, scores[t]);
-    }
-    float sum = 0;
-    for (std::int64_t t = 0; t < task.context; ++t) {
-      scores[t] = fast_exp(scores[t] - highest);
-      sum += scores[t];
-    }
-    const float inverse = 1.0f / sum;
-    for (std::int64_t begin = 0; begin < task.head_dim; begin += kLanes) {
-      const int lanes = static_cast<int>(std::min<std::int64_t>(kLanes, task.head_dim - begin));
-      float acc[kLanes] = {};
-      for (std::int64_t t = 0; t < task.context; ++t) {
-        const std::uint16_t* value = task.rows.values[t] + task.rows.offset + begin;
-        for (int lane = 0; lane < lanes; ++lane) acc[lane] += scores[t] * bf16_to_float(value[lane]);
-      }
-      for (int lane = 0; lane < lanes; ++lane) {
-        task.out[h * task.out_stride + begin + lane] = float_to_bf16(acc[lane] * inverse);
-      }
-    }
-  }
-}
-
 }  // namespace
 
-const AttentionKernels SLIDESPARSE_ATTENTION{packed_bytes, pack, attend_scratch_bytes, attend, decode};
+const AttentionKernels SLIDESPARSE_ATTENTION{packed_bytes, pack,         attend_scratch_bytes,
+                                             attend_begin, attend_block, attend_end};
 
 }  // namespace slidesparse::kernels
