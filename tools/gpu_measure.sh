@@ -8,7 +8,7 @@
 #   verify    one model tuned, 72 problems checked against every candidate
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
 #   models    tests of whole models, then Qwen2.5-7B tuned, prefill and decode
-#   limited   Qwen2.5-14B's decode in 22.4 GiB     speed     attention and sampling alone
+#   limited   Qwen2.5-14B and 7B in 22.4 GiB       speed     attention and sampling alone
 #   shares    where the time of a step goes (ncu)
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
@@ -82,9 +82,26 @@ step_choice() {
 }
 
 step_speed() { LD_LIBRARY_PATH="$here/lib" "$here/bin/kernels_cuda_test" --gtest_filter='*Speed*' --gtest_brief=1; }
+# The largest use that the driver reports while a command runs, MiB.
+peak_of() {
+  nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$out/used.txt" &
+  local watcher=$!
+  "$@"
+  kill "$watcher"
+  echo "largest use that the driver reported: $(sort -n "$out/used.txt" | tail -n 1) MiB"
+}
 step_limited() {
-  slidesparse bench decode --model qwen2.5-14b --dtype fp8 --patterns 6:8 --m 64,128 --steps 32 --runs 2 --weights smallest \
-    --memory-limit 22.4GiB --cache "$cache"
+  local options=(--patterns $patterns --memory-limit 22.4GiB --cache "$cache" --model qwen2.5-14b) dtype
+  for dtype in fp8 int8; do
+    peak_of slidesparse --quiet bench prefill "${options[@]}" --dtype $dtype --m 512,8192,65536 --runs 2 \
+      --json "$out/limited-prefill-$dtype.json" | grep -v '^ran'
+    peak_of slidesparse --quiet bench decode "${options[@]}" --dtype $dtype --m 64,128,512 --steps 256 --runs 1 \
+      --json "$out/limited-decode-$dtype.json" | grep -v '^ran'
+    peak_of slidesparse --quiet bench decode "${options[@]}" --dtype $dtype --m 256 --steps 256 --runs 1 --kv-cache-dtype fp8 \
+      --json "$out/limited-decode-kv8-$dtype.json" | grep -v '^ran'
+  done
+  peak_of slidesparse --quiet bench prefill --model qwen2.5-7b --dtype fp8 --patterns dense,6:8 --m 65536 --runs 2 \
+    --memory-limit 22.4GiB --cache "$cache" | grep -v '^ran'
 }
 step_models() {
   "$run" tests --only 'engine_cuda_test'

@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench_plan.h"
 #include "cli/bench_rows.h"
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
@@ -18,6 +20,7 @@
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "io/json.h"
 #include "model/placement.h"
 #include "model/presets.h"
 
@@ -27,6 +30,7 @@ namespace {
 struct BenchCommand {
   std::string directory, model, shape, json, device, cache;
   std::string head = "bf16";
+  std::string kv_dtype = "bf16";
   std::string weights = "fastest";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
@@ -152,19 +156,61 @@ void run_gemm(const BenchCommand& command, bool quiet) {
   }
 }
 
+// The models of a command, those together that are compared.
+std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& command,
+                                                      const ModelOptions& options,
+                                                      const BenchModelOptions& bench) {
+  if (!command.directory.empty()) {
+    const std::filesystem::path directory = command.directory;
+    const std::filesystem::path file = directory / "config.json";
+    const ModelConfig config = parse_model_config(read_text_file(file), file.string());
+    const auto reader = open_weights(directory, config, false);
+    PlannedModel model =
+        plan_bench_model(directory.lexically_normal().filename().string(), config, *reader, options, bench);
+    model.load = [directory](const ModelOptions& how) { return Model::load(directory, how); };
+    return {{model}};
+  }
+  const ModelConfig config = known_model(command.model);
+  const DType head = parse_head_option(command.head);
+  std::vector<std::vector<PlannedModel>> all;
+  for (const DType dtype : dtypes_of(command)) {
+    std::vector<PlannedModel>& models = all.emplace_back();
+    for (const Pattern pattern : patterns_of(command)) {
+      const auto reader = random_weights(config, dtype, pattern, head, command.seed);
+      models.push_back(plan_bench_model(command.model, config, *reader, options, bench));
+      models.back().load = [=, seed = command.seed](const ModelOptions& how) {
+        return Model::random(config, dtype, pattern, head, seed, how);
+      };
+    }
+  }
+  return all;
+}
+
 void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   check_subject(command);
   BenchModelOptions options = command.timing;
   options.phase = phase;
   options.seed = command.seed;
+  options.kv_dtype = parse_kv_dtype_option(command.kv_dtype);
   options.m = command.m;
   if (options.m.empty()) options.m = {phase == BenchPhase::kPrefill ? std::int64_t{512} : std::int64_t{1}};
   const ModelOptions model_options = slidesparse::model_options(command.linear, options.m);
   const bool card = model_options.device == DeviceKind::kCuda;
   const MachineLimits limits = measure_limits(model_options.device);
   std::vector<BenchModelRow> rows;
-  const auto measure = [&](const std::vector<BenchSubject>& subjects) {
-    if (!quiet) print_memory(*subjects.front().model);
+  const auto measure = [&](std::vector<PlannedModel>& planned) {
+    std::vector<Model> models;
+    models.reserve(planned.size());
+    std::vector<BenchSubject> subjects;
+    for (const PlannedModel& model : planned) {
+      models.push_back(model.load(model.options));
+      subjects.push_back({model.name, &models.back()});
+      if (model.fits.empty()) continue;
+      subjects.back().fit = [&model, &options](std::int64_t m) {
+        return model.fits[static_cast<std::size_t>(std::ranges::find(options.m, m) - options.m.begin())];
+      };
+    }
+    if (!quiet) print_memory(models.front());
     for (const BenchSubject& subject : subjects) print_explanation(command.linear, *subject.model, options.m);
     const auto measured = bench_model(subjects, options, [&](const BenchModelRow& row) {
       if (!quiet)
@@ -172,24 +218,18 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     });
     rows.insert(rows.end(), measured.begin(), measured.end());
   };
-  if (!command.directory.empty()) {
-    const Model model = Model::load(command.directory, model_options);
-    measure({{std::filesystem::path(command.directory).lexically_normal().filename().string(), &model}});
-  } else {
-    const ModelConfig config = known_model(command.model);
-    const DType head = parse_head_option(command.head);
-    const std::vector<Pattern> patterns = patterns_of(command);
-    for (const DType dtype : dtypes_of(command)) {
-      // All patterns of one dtype are held at once, because they are timed in turn.
-      std::vector<Model> models;
-      models.reserve(patterns.size());
-      std::vector<BenchSubject> subjects;
-      subjects.reserve(patterns.size());
-      for (const Pattern pattern : patterns) {
-        models.push_back(Model::random(config, dtype, pattern, head, command.seed, model_options));
-      }
-      for (const Model& model : models) subjects.push_back({command.model, &model});
-      measure(subjects);
+  for (std::vector<PlannedModel>& models : planned_models(command, model_options, options)) {
+    // All patterns of one dtype are held at once where there is room, because they are timed in turn.
+    if (fit_together(models, options)) {
+      measure(models);
+      continue;
+    }
+    if (!quiet && models.size() > 1)
+      spdlog::info("{} models do not fit beside each other: they are timed one after another", models.size());
+    for (PlannedModel& model : models) {
+      fit_alone(model, options);
+      std::vector<PlannedModel> alone{model};
+      measure(alone);
     }
   }
   if (command.json != "-") {
@@ -263,6 +303,8 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
     add_common(command, options);
     add_linear_options(*command, options->linear);
     command->add_option("--head", options->head, "With --model: bf16 or int8 head")->capture_default_str();
+    command->add_option("--kv-cache-dtype", options->kv_dtype, "Keys and values: bf16, or on a card fp8")
+        ->capture_default_str();
     command->add_option("--runs", options->timing.runs, "Timed runs of every model")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

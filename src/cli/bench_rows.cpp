@@ -223,6 +223,11 @@ std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLim
       kernels.insert(fmt::format("{} {} M={}: {}", row.dtype, row.pattern, row.m, linear.kernel));
   }
   std::string text = table.to_string();
+  for (const BenchModelRow& row : rows) {
+    if (!row.note.empty())
+      text += fmt::format("{} {} M={}, step_tokens={}: {}\n", row.dtype, row.pattern, row.m, row.step_tokens,
+                          row.note);
+  }
   for (const std::string& kernel : kernels) text += "ran " + kernel + "\n";
   return text;
 }
@@ -243,6 +248,7 @@ ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const Machi
     json["kernels"] = std::move(kernels);
     json["sparse_share"] = row.sparse_share;
     json["check"] = "ok";
+    if (!row.note.empty()) json["note"] = row.note;
     json["seconds"] = spread_json(row.seconds);
     json["tokens_per_second"] = row.tokens_per_second;
     json["flops_per_second"] = 1e9 * row.gigaflops_per_second;

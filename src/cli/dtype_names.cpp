@@ -19,6 +19,12 @@ DType parse_head_option(const std::string& text) {
   fail(ErrorKind::kUsage, "--head {}: possible are bf16, int8", printable(text, 40));
 }
 
+DType parse_kv_dtype_option(const std::string& text) {
+  if (text == kBf16Word) return DType::kBF16;
+  if (text == kInt8Word) return DType::kF8E4M3;
+  fail(ErrorKind::kUsage, "--kv-cache-dtype {}: possible are bf16, fp8", printable(text, 40));
+}
+
 Pattern parse_pattern_option(const std::string& text) {
   try {
     return Pattern::parse(text);

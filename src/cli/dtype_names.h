@@ -14,6 +14,9 @@ DType parse_dtype_option(const std::string& text);
 // "bf16" or "int8": what --head takes. Throws kUsage with the list.
 DType parse_head_option(const std::string& text);
 
+// "bf16" or "fp8": what --kv-cache-dtype takes. Throws kUsage with the list.
+DType parse_kv_dtype_option(const std::string& text);
+
 // Pattern::parse with the error of a wrong option (exit code 2).
 Pattern parse_pattern_option(const std::string& text);
 // "dense,2:4,6:8", each once.

@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/dtype_names.h"
 #include "cli/linear_options.h"
 #include "core/fail.h"
 #include "core/text.h"
+#include "engine/engine_sizes.h"
 #include "engine/generate.h"
 #include "engine/make_engine.h"
 #include "engine/sampler.h"
@@ -24,6 +26,7 @@ struct GenerateCommand {
   std::string directory;
   GenerationRequest request;
   std::int64_t max_model_len = 0;
+  std::string kv_dtype = "bf16";
   bool deterministic = false;
   LinearCommand linear;
 };
@@ -56,15 +59,22 @@ void run_generate(const GenerateCommand& command, bool quiet) {
   const auto prompt_length =
       static_cast<std::int64_t>(parts.tokenizer->encode(request.text, request.add_special_tokens).size());
   const std::vector<std::int64_t> ms{std::clamp<std::int64_t>(prompt_length, 1, kPrefillChunk), 1};
-  parts.model =
-      std::make_shared<const Model>(Model::load(command.directory, model_options(command.linear, ms)));
+  ModelOptions how = model_options(command.linear, ms);
+  const auto options_for = [&](const ModelConfig& config) {
+    EngineOptions options =
+        one_request_options(config, prompt_length, request.max_tokens, command.max_model_len);
+    options.deterministic = command.deterministic;
+    options.kv_cache_dtype = parse_kv_dtype_option(command.kv_dtype);
+    return options;
+  };
+  how.check_memory = [&](const ModelConfig& config, const auto& model) {
+    check_engine_memory(config, model, options_for(config));
+  };
+  parts.model = std::make_shared<const Model>(Model::load(command.directory, how));
   const std::shared_ptr<const Model> model = parts.model;
   const Tokenizer tokenizer = *parts.tokenizer;
   parts.stop_tokens = stop_tokens_of(model->config(), command.directory);
-  EngineOptions options =
-      one_request_options(model->config(), prompt_length, request.max_tokens, command.max_model_len);
-  options.deterministic = command.deterministic;
-  Engine engine = make_engine(std::move(parts), options);
+  Engine engine = make_engine(std::move(parts), options_for(model->config()));
   if (!quiet) print_memory(*model);
   print_explanation(command.linear, *model, ms);
 
@@ -126,8 +136,10 @@ void add_generate(CLI::App& app, const GlobalOptions& global) {
       ->add_option("--max-model-len", options->max_model_len,
                    "Tokens of prompt and output at most (default: what the model can do)")
       ->check(CLI::PositiveNumber);
+  command->add_option("--kv-cache-dtype", options->kv_dtype, "Keys and values: bf16, or on a card fp8")
+      ->capture_default_str();
   command->add_flag("--deterministic", options->deterministic,
-                    "Refuse to run where the same tokens every time are not promised (on a card)");
+                    "One sequence a step: tokens depend on nothing but the request");
   add_linear_options(*command, options->linear);
   command->footer("Example: slidesparse generate smollm2-6of8 \"The capital of France is\" --max-tokens 20");
   command->callback([options, &global] { run_generate(*options, global.quiet); });

@@ -6,14 +6,13 @@
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/random.h"
+#include "engine/bench_fit.h"
 #include "engine/sequences.h"
 #include "engine/step_runner.h"
 
 namespace slidesparse {
 namespace {
 
-// Prompts of the prefill phase, as in the published benchmark.
-constexpr std::int64_t kLongestPrompt = 1024;
 constexpr std::int64_t kPageSize = 64;
 
 // One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
@@ -21,30 +20,32 @@ constexpr std::int64_t kPageSize = 64;
 // same tokens.
 class Workload {
  public:
-  Workload(const BenchSubject& subject, const BenchModelOptions& options, std::int64_t m)
+  Workload(const BenchSubject& subject, const BenchModelOptions& options, BenchFit fit)
       : subject_(subject),
         options_(options),
-        m_(m),
+        fit_(std::move(fit)),
+        m_(fit_.m),
         prefill_(options.phase == BenchPhase::kPrefill),
-        sequences_(prefill_ ? ceil_div(m, kLongestPrompt) : m),
-        longest_(prefill_ ? std::min(m, kLongestPrompt) : options.prompt + options.steps),
+        prompt_(bench_prompt(options.phase, m_, options)),
+        sequences_(prefill_ ? ceil_div(m_, prompt_) : m_),
+        longest_(bench_length(options.phase, m_, options)),
         blocks_(ceil_div(longest_, kPageSize)),
+        // Prompts that are done in their step leave their pages to the next one's.
+        holding_(prefill_ ? ceil_div(fit_.step_tokens, prompt_) : sequences_),
         runner_(make_step_runner(*subject.model, limits())),
         step_(blocks_),
         rows_(static_cast<std::size_t>(sequences_)) {
-    for (std::int64_t s = 0; s < sequences_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
+    for (std::int64_t s = 0; s < holding_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
   }
 
-  // Seconds of each timed step of one run.
+  // Seconds of each timed step of one run; of prefill those of all m tokens.
   std::vector<double> run() {
     std::vector<double> seconds;
     if (prefill_) {
-      build_prompts(m_);
-      seconds.push_back(time_step());
+      seconds.push_back(run_prompts(fit_.step_tokens));
       return seconds;
     }
-    build_prompts(sequences_ * options_.prompt);
-    time_step();
+    run_prompts(bench_prompt_step(m_, options_));
     // As the engine does: the next step is on its way before the last one's tokens are waited for. A step's
     // time is that from one arrival to the next.
     double last = now_seconds();
@@ -82,12 +83,13 @@ class Workload {
     row.pattern = summary.pattern;
     row.m = m_;
     row.sequences = sequences_;
-    row.step_tokens = m_;
+    row.step_tokens = fit_.step_tokens;
+    row.note = fit_.note;
     row.seconds = summarise(std::move(seconds));
     count_linears(row);
     if (!prefill_) {
       const std::int64_t context = options_.prompt + options_.steps / 2;
-      row.kv_bytes = m_ * context * KvCache::bytes_per_page(config, 1);
+      row.kv_bytes = m_ * context * KvCache::bytes_per_page(config, 1, options_.kv_dtype);
     }
     const auto bytes = static_cast<double>(row.weight_bytes + row.kv_bytes);
     row.bytes_per_token = bytes / static_cast<double>(m_);
@@ -107,28 +109,36 @@ class Workload {
                                      static_cast<std::uint64_t>(vocab()));
   }
 
-  // Fresh prompts of `tokens` tokens in all, the last one shorter if they do not divide evenly.
-  void build_prompts(std::int64_t tokens) {
-    step_.clear();
-    const std::int64_t length = prefill_ ? longest_ : options_.prompt;
+  // Runs all prompts in steps of `step_tokens` tokens (whole prompts; the last one may be shorter): seconds.
+  double run_prompts(std::int64_t step_tokens) {
+    const std::int64_t tokens = prefill_ ? m_ : sequences_ * prompt_;
+    const std::int64_t prompts = step_tokens / prompt_;
     std::vector<std::int32_t> prompt;
-    for (std::int64_t s = 0; s < sequences_; ++s) {
-      prompt.resize(static_cast<std::size_t>(std::min(length, tokens - s * length)));
-      for (std::size_t i = 0; i < prompt.size(); ++i) {
-        prompt[i] = random_token(s * longest_ + static_cast<std::int64_t>(i));
+    double seconds = 0;
+    for (std::int64_t begin = 0; begin < sequences_; begin += prompts) {
+      step_.clear();
+      for (std::int64_t s = begin; s < std::min(begin + prompts, sequences_); ++s) {
+        prompt.resize(static_cast<std::size_t>(std::min(prompt_, tokens - s * prompt_)));
+        for (std::size_t i = 0; i < prompt.size(); ++i)
+          prompt[i] = random_token(s * longest_ + static_cast<std::int64_t>(i));
+        step_.add(prompt, 0, tables_[static_cast<std::size_t>(prefill_ ? s - begin : s)]);
+        step_.want_last();
       }
-      step_.add(prompt, 0, tables_[static_cast<std::size_t>(s)]);
-      step_.want_last();
+      rows_.resize(static_cast<std::size_t>(step_.wanted()));
+      seconds += time_step();
     }
+    rows_.resize(static_cast<std::size_t>(sequences_));
+    return seconds;
   }
 
   RunnerLimits limits() const {
     RunnerLimits limits;
-    limits.max_tokens = prefill_ ? m_ : std::max(m_, sequences_ * options_.prompt);
-    limits.max_sequences = sequences_;
+    limits.max_tokens = prefill_ ? fit_.step_tokens : std::max(m_, bench_prompt_step(m_, options_));
+    limits.max_sequences = holding_;
     limits.max_context = longest_;
-    limits.pages = sequences_ * blocks_;
+    limits.pages = holding_ * blocks_;
     limits.page_size = kPageSize;
+    limits.kv = {options_.kv_dtype, prefill_};
     return limits;
   }
 
@@ -148,11 +158,12 @@ class Workload {
   void count_linears(BenchModelRow& row) const {
     double sparse_flops = 0;
     // The head runs for wanted rows only.
-    for (const LinearUse& use : subject_.model->linears_at(m_, sequences_)) {
+    const double steps = static_cast<double>(m_) / static_cast<double>(fit_.step_tokens);
+    for (const LinearUse& use : subject_.model->linears_at(fit_.step_tokens, holding_)) {
       const double flops =
-          2.0 * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
+          2.0 * steps * static_cast<double>(use.m) * static_cast<double>(use.n) * static_cast<double>(use.k);
       row.linears.push_back({use.name, use.n, use.k, use.choice.kernel.name, use.choice.kernel.sparse});
-      row.weight_bytes += use.weight_bytes_read;
+      row.weight_bytes += static_cast<std::int64_t>(steps * static_cast<double>(use.weight_bytes_read));
       row.linear_flops += flops;
       if (use.choice.kernel.sparse) sparse_flops += flops;
     }
@@ -161,11 +172,14 @@ class Workload {
 
   const BenchSubject& subject_;
   const BenchModelOptions& options_;
+  BenchFit fit_;
   std::int64_t m_;
   bool prefill_;
+  std::int64_t prompt_;
   std::int64_t sequences_;
   std::int64_t longest_;
   std::int64_t blocks_;
+  std::int64_t holding_;  // sequences that hold pages at once
   std::unique_ptr<StepRunner> runner_;
   StepBuilder step_;
   std::vector<DrawRow> rows_;
@@ -185,7 +199,7 @@ void check_options(std::span<const BenchSubject> subjects, const BenchModelOptio
     if (m < 1 || m > (1 << 24)) fail(ErrorKind::kUsage, "bench: m = {}: 1 to {} are possible", m, 1 << 24);
     for (const BenchSubject& subject : subjects) {
       require(subject.model != nullptr, "bench: subject {} has no model", subject.name);
-      const std::int64_t length = decode ? options.prompt + options.steps : std::min(m, kLongestPrompt);
+      const std::int64_t length = bench_length(options.phase, m, options);
       if (length > subject.model->config().max_position) {
         fail(ErrorKind::kUsage, "bench: sequences of {} tokens, but {} has {} positions", length,
              subject.name, subject.model->config().max_position);
@@ -204,7 +218,8 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
   for (const std::int64_t m : options.m) {
     std::vector<std::unique_ptr<Workload>> workloads;
     for (const BenchSubject& subject : subjects)
-      workloads.push_back(std::make_unique<Workload>(subject, options, m));
+      workloads.push_back(
+          std::make_unique<Workload>(subject, options, subject.fit ? subject.fit(m) : BenchFit{m, m, {}}));
     std::vector<std::vector<double>> seconds(subjects.size());
     for (int run = -options.warmup; run < options.runs; ++run) {
       for (std::size_t i = 0; i < workloads.size(); ++i) {

@@ -21,12 +21,17 @@ struct BenchModelOptions {
   std::int64_t prompt = 16;  // decode: tokens of each prompt, not timed
   std::int64_t steps = 32;   // decode: timed steps of a run
   std::uint64_t seed = 1;    // of the token ids
+  DType kv_dtype = DType::kBF16;
 };
+
+struct BenchFit;
 
 // A model to be timed and how its rows are called.
 struct BenchSubject {
   std::string name;
   const Model* model = nullptr;
+  // How an M is run (engine/bench_fit.h); empty: in one step.
+  std::function<BenchFit(std::int64_t m)> fit = {};
 };
 
 // What one linear of the model ran on.
@@ -45,8 +50,9 @@ struct BenchModelRow {
   std::string pattern;  // "6:8"
   std::int64_t m = 0;
   std::int64_t sequences = 0;  // prefill: prompts in the step; decode: sequences verified to run in each step
-  std::int64_t step_tokens = 0;     // the GEMM's M
-  Spread seconds;                   // a step
+  std::int64_t step_tokens = 0;     // the GEMM's M (of the last, smaller step the rest)
+  std::string note;                 // why M or step_tokens is not what was asked for; empty: it is
+  Spread seconds;                   // of m tokens: a step, or as many as it takes
   double tokens_per_second = 0;     // from the median
   std::int64_t weight_bytes = 0;    // read by one step: all linears and the head
   std::int64_t kv_bytes = 0;        // decode: keys and values read by the middle step
@@ -59,8 +65,9 @@ struct BenchModelRow {
 };
 
 // Times every subject at every m; subjects are interleaved run by run, so that drift of the machine meets all
-// alike. Random token ids. Prefill: ceil(m / 1024) prompts of min(m, 1024) tokens as one step of which each
-// prompt's last logits are wanted; decode: m sequences. `progress` is called with the rows done so far.
+// alike. Random token ids. Prefill: ceil(m / 1024) prompts of min(m, 1024) tokens, in one step where it fits,
+// of which each prompt's last logits are wanted; keys and values live for the layer that runs. Decode: m
+// sequences. `progress` is called with the rows done so far.
 // Throws kInterrupted; kUsage for m < 1 or beyond max_position.
 std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
                                        const BenchModelOptions& options,

@@ -20,7 +20,7 @@ class CpuStepRunner final : public StepRunner {
   CpuStepRunner(const Model& model, const RunnerLimits& limits)
       : model_(model),
         max_blocks_(ceil_div(limits.max_context, limits.page_size)),
-        cache_(model.config(), limits.pages, limits.page_size) {
+        cache_(model.config(), limits.pages, limits.page_size, {}, limits.kv) {
     context_.arena = &arena_;
   }
 

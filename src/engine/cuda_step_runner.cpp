@@ -42,7 +42,7 @@ class CudaStepRunner final : public StepRunner {
         limits_(limits),
         max_blocks_(ceil_div(limits.max_context, limits.page_size)),
         rows_(padded_sequences(limits.max_sequences)),
-        cache_(model.config(), limits.pages, limits.page_size, {DeviceKind::kCuda, 0}) {
+        cache_(model.config(), limits.pages, limits.page_size, {DeviceKind::kCuda, 0}, limits.kv) {
     const std::int64_t vocab = decoder_.config().vocab;
     const std::int64_t tokens = std::max(limits.max_tokens, rows_);
     indices_.reserve(tokens, rows_, max_blocks_, kSteps);

@@ -23,6 +23,7 @@ RunnerLimits limits_of(const EngineCoreOptions& options, const Scheduler& schedu
   limits.max_context = scheduler.max_context() - 1;
   limits.pages = options.pages;
   limits.page_size = options.page_size;
+  limits.kv.dtype = options.kv_dtype;
   limits.graphs = options.graphs;
   limits.penalties = options.penalties;
   return limits;

@@ -4,6 +4,7 @@
 
 #include "core/checked.h"
 #include "core/fail.h"
+#include "model/card_model.h"
 #include "model/model.h"
 
 namespace slidesparse {
@@ -41,22 +42,25 @@ EngineCoreOptions core_options(const ModelConfig& config, DeviceKind device, con
   if (device == DeviceKind::kCuda && options.page_size % kCardPageTokens != 0) {
     fail(ErrorKind::kUsage, "page_size {}: on a card a multiple of {}", options.page_size, kCardPageTokens);
   }
-  if (options.deterministic && device == DeviceKind::kCuda)
-    fail(ErrorKind::kUnsupported, "deterministic: on the CPU only (--device cpu)");
+  if (device == DeviceKind::kCpu && options.kv_cache_dtype != DType::kBF16) {
+    fail(ErrorKind::kUnsupported, "kv_cache_dtype {}: on a card only; the CPU keeps BF16",
+         dtype_name(options.kv_cache_dtype));
+  }
 
   EngineCoreOptions core;
   core.scheduler.max_sequences = options.deterministic ? 1 : options.max_num_seqs;
   core.scheduler.max_batched_tokens = options.max_num_batched_tokens;
   core.scheduler.max_context = checked_model_len(config, options.max_model_len);
   core.page_size = options.page_size;
+  core.kv_dtype = options.kv_cache_dtype;
   // On the CPU a step is done when it is started: nothing to overlap with.
   core.overlap = device == DeviceKind::kCuda;
 
   const std::int64_t each = ceil_div(core.scheduler.max_context - 1, options.page_size);
   core.pages = options.kv_pages;
   if (core.pages == 0) {
-    const std::int64_t fit =
-        std::max<std::int64_t>(1, kUnaskedKvBytes / KvCache::bytes_per_page(config, options.page_size));
+    const std::int64_t fit = std::max<std::int64_t>(
+        1, kUnaskedKvBytes / KvCache::bytes_per_page(config, options.page_size, options.kv_cache_dtype));
     core.pages = fit / each >= core.scheduler.max_sequences ? each * core.scheduler.max_sequences : fit;
     if (options.max_model_len != 0) core.pages = std::max(core.pages, each);
   }
@@ -67,6 +71,19 @@ EngineCoreOptions core_options(const ModelConfig& config, DeviceKind device, con
          core.pages, options.max_model_len, each, options.page_size, core.pages * options.page_size + 1);
   }
   return core;
+}
+
+void check_engine_memory(const ModelConfig& config,
+                         const std::function<MemoryDemand(std::int64_t longest_context)>& model,
+                         const EngineOptions& options) {
+  const EngineCoreOptions core = core_options(config, DeviceKind::kCuda, options);
+  MemoryDemand demand = model(core.scheduler.max_context - 1);
+  demand.kv_dtype = core.kv_dtype;
+  demand.page_size = core.page_size;
+  demand.sequences = core.scheduler.max_sequences;
+  demand.length = ceil_div(core.pages * core.page_size, demand.sequences);
+  demand.step_tokens = core.scheduler.max_batched_tokens;
+  check_memory(demand, card_budget());
 }
 
 }  // namespace slidesparse

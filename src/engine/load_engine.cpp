@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "core/fail.h"
+#include "engine/engine_sizes.h"
 #include "engine/generate.h"
 #include "engine/make_engine.h"
 #include "model/placement.h"
@@ -42,7 +43,10 @@ Engine Engine::load(const ModelSource& source, const EngineOptions& options) {
   placement.cache = source.tuning_cache;
   placement.weights = source.weights;
   placement.memory_limit = source.memory_limit;
-  const ModelOptions made = model_options(placement, step_sizes(options));
+  ModelOptions made = model_options(placement, step_sizes(options));
+  made.check_memory = [options](const ModelConfig& config, const auto& model) {
+    check_engine_memory(config, model, options);
+  };
   const bool files = !source.directory.empty();
 
   EngineParts parts;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/memory_plan.h"
 #include "model/model.h"
 #include "model/weight_reader.h"
 
@@ -28,6 +29,15 @@ class CardModel {
 // reason where there is no card or this build has no CUDA code.
 std::unique_ptr<CardModel> make_card_model(const ModelConfig& config, WeightReader& reader,
                                            const ModelOptions& options);
+
+// What the model would take there: its weights in the forms that `options` keep, and the scratch of a step in
+// which contexts have at most `longest_context` tokens; how many run, how long, is the caller's to fill in.
+// Nothing is allocated on the card and no weight is read. Throws as make_card_model does, and kUnsupported
+// for linears that nothing can run.
+MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const ModelOptions& options,
+                         std::int64_t longest_context);
+// What may still be allocated there, and who holds the rest: other programs, the context, our own buffers.
+MemoryBudget card_budget();
 
 // Zeroed memory for a cache on the card.
 std::shared_ptr<void> make_card_memory(std::int64_t bytes, const char* name, void** data);

@@ -16,6 +16,7 @@
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/qkv.h"
+#include "model/cuda_plan.h"
 #include "model/memory_plan.h"
 #include "model/rotary_frequencies.h"
 #include "ops/elementwise.h"
@@ -24,8 +25,6 @@ namespace slidesparse {
 namespace {
 
 enum Fused : int { kQkv, kOutput, kGateUp, kDown };
-// No backend takes more: 64 MiB for a library and a tile of sums of at most 256 MiB, with room.
-constexpr std::int64_t kMostScratch = std::int64_t{352} << 20;
 
 DeviceBuffer upload(const TensorView& view, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(view.byte_size(), name);
@@ -48,20 +47,6 @@ DeviceBuffer upload_angles(const ModelConfig& config, const CudaStream& stream) 
   return upload(view, "rotary table", stream);
 }
 
-// Sizes alone: what its workspace depends on.
-cuda::PagedAttentionArgs attention_of(const ModelConfig& config, std::int64_t tokens, std::int64_t sequences,
-                                      std::int64_t longest_query, std::int64_t longest_context) {
-  cuda::PagedAttentionArgs attention;
-  attention.m = tokens;
-  attention.sequences = sequences;
-  attention.longest_query = longest_query;
-  attention.longest_context = longest_context;
-  attention.heads = config.heads;
-  attention.kv_heads = config.kv_heads;
-  attention.head_dim = config.head_dim;
-  return attention;
-}
-
 // RMSNorm of the residual and what is added to it (may be null); the sum goes to `residual_out` (may be
 // null).
 CudaLinearInput normed(const ModelConfig& config, const void* residual, const void* update,
@@ -77,45 +62,14 @@ CudaLinearInput normed(const ModelConfig& config, const void* residual, const vo
   return input;
 }
 
-GemmDesc describe(std::span<const WeightSource> members, DType out) {
-  const WeightSource& first = members.front();
-  GemmDesc desc;
-  desc.k = first.k;
-  desc.x = desc.w = first.dtype;
-  desc.out = out;
-  desc.pattern = first.pattern;
-  desc.layout = first.layout;
-  desc.bias_dtype = DType::kBF16;
-  desc.device = {DeviceKind::kCuda, 0};
-  for (const WeightSource& member : members) {
-    desc.n += member.n;
-    if (member.bias == nullptr) continue;
-    desc.bias = true;
-    if (member.bias_dtype != DType::kBF16) desc.bias_dtype = DType::kF32;
-  }
-  return desc;
-}
-
 // Makes fused linears; those of one shape share their kernels.
 class LinearMaker {
  public:
   explicit LinearMaker(const CudaLinearOptions& options) : options_(options) {}
 
   CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out) {
-    for (const WeightSource& member : members) {
-      const WeightSource& first = members.front();
-      if (member.dtype == first.dtype && member.pattern == first.pattern && member.layout == first.layout)
-        continue;
-      fail(ErrorKind::kUnsupported,
-           "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype "
-           "and pattern "
-           "(run it with --device cpu)",
-           name, dtype_word(first.dtype), first.pattern.to_string(), dtype_word(member.dtype),
-           member.pattern.to_string());
-    }
-    const GemmDesc desc = describe(members, out);
-    auto& kernels = kernels_[fmt::format("{} {} {} {}", desc.to_string(), desc.bias,
-                                         dtype_name(desc.bias_dtype), dtype_name(out))];
+    const GemmDesc desc = fused_desc(name, members, out);
+    auto& kernels = kernels_[kernels_key(desc)];
     if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
     if (members.size() == 1) return {name, kernels, members.front()};
     const LayerWeights joined = LayerWeights::joined(desc, members);
@@ -191,18 +145,14 @@ struct CudaDecoder::Stream {
 
 std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
                                           std::int64_t longest_query, std::int64_t longest_context) const {
-  // Fewer tokens may run on kernels that want more.
-  const auto scratch_of = [](const CudaLinearKernels& kernels, std::int64_t m) {
-    return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
-  };
   StepScratch scratch;
-  scratch.qkv = scratch_of(linear(0, kQkv).kernels(), tokens);
-  scratch.output = scratch_of(linear(0, kOutput).kernels(), tokens);
-  scratch.gate_up = scratch_of(linear(0, kGateUp).kernels(), tokens);
-  scratch.down = scratch_of(linear(0, kDown).kernels(), tokens);
-  if (wanted > 0) scratch.head = scratch_of(linears_.back().kernels(), wanted);
+  scratch.qkv = linear_scratch(linear(0, kQkv).kernels(), tokens);
+  scratch.output = linear_scratch(linear(0, kOutput).kernels(), tokens);
+  scratch.gate_up = linear_scratch(linear(0, kGateUp).kernels(), tokens);
+  scratch.down = linear_scratch(linear(0, kDown).kernels(), tokens);
+  if (wanted > 0) scratch.head = linear_scratch(linears_.back().kernels(), wanted);
   scratch.attention = cuda::paged_attention_workspace(
-      attention_of(config_, tokens, sequences, longest_query, longest_context));
+      attention_sizes(config_, tokens, sequences, longest_query, longest_context));
   return step_bytes(config_, tokens, wanted, scratch);
 }
 
@@ -245,7 +195,7 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   {
     const Arena::Scope inner(*context.arena);
     cuda::PagedAttentionArgs attention =
-        attention_of(config_, stream.m, step.sequences, step.longest_query, step.longest_context);
+        attention_sizes(config_, stream.m, step.sequences, step.longest_query, step.longest_context);
     attention.q = qkv;
     attention.ldq = width;
     attention.out = attended;

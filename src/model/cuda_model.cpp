@@ -117,6 +117,10 @@ std::unique_ptr<CardModel> make_card_model(const ModelConfig& config, WeightRead
          "of keys and values; run it with --device cpu",
          reader.describe(), config.heads, config.head_dim, config.kv_heads, kMostHeadsOfOne);
   }
+  if (options.check_memory) {
+    options.check_memory(config,
+                         [&](std::int64_t longest) { return card_memory(config, reader, options, longest); });
+  }
   return std::make_unique<CudaModel>(config, reader, options);
 }
 

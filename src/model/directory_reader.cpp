@@ -75,6 +75,15 @@ class DirectoryReader final : public WeightReader {
     return stored_linear(spec);
   }
 
+  WeightSource head_shape(const LinearSpec& spec) override {
+    if (!tied_ || (packed_ && packed_->head == DType::kI8)) return head(spec, {});
+    WeightSource source;
+    source.dtype = DType::kBF16;
+    source.n = spec.n;
+    source.k = spec.k;
+    return source;
+  }
+
  private:
   WeightSource packed_linear(const PackedInfo& info, const LinearSpec& spec, const std::string& perm_name) {
     const PackedLinear linear = read_packed_linear(directory_, info, spec.name, spec.n, spec.k, perm_name);

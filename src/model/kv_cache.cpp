@@ -8,19 +8,26 @@
 
 namespace slidesparse {
 
-std::int64_t KvCache::bytes_per_page(const ModelConfig& config, std::int64_t page_size) {
-  const std::optional<std::int64_t> row =
-      checked_mul(2 * 2 * config.layers, config.kv_heads * config.head_dim);
+std::int64_t KvCache::bytes_per_page(const ModelConfig& config, std::int64_t page_size, DType dtype) {
+  const std::optional<std::int64_t> row = checked_mul(
+      2 * static_cast<std::int64_t>(dtype_size(dtype)) * config.layers, config.kv_heads * config.head_dim);
   const std::optional<std::int64_t> page = row ? checked_mul(*row, page_size) : std::nullopt;
   if (!page) fail(ErrorKind::kUsage, "a cache page of {} tokens is too large", page_size);
   return *page;
 }
 
-KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device)
+KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device,
+                 KvCacheKind kind)
     : pages_(pages), page_size_(page_size), device_(device) {
   if (pages < 1 || page_size < 1)
     fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens", pages, page_size);
-  const std::optional<std::int64_t> bytes = checked_mul(pages, bytes_per_page(config, page_size));
+  if (kind.dtype != DType::kBF16 && kind.dtype != DType::kF8E4M3)
+    fail(ErrorKind::kUsage, "KV cache of {}: BF16 and F8_E4M3 are possible", dtype_name(kind.dtype));
+  if (kind.dtype != DType::kBF16 && device.kind == DeviceKind::kCpu)
+    fail(ErrorKind::kUnsupported, "KV cache of {}: on a card only", dtype_name(kind.dtype));
+  const std::int64_t layers = kind.current_layer ? 1 : config.layers;
+  const std::optional<std::int64_t> bytes =
+      checked_mul(pages, bytes_per_page(config, page_size, kind.dtype) / config.layers * layers);
   if (!bytes || pages > INT32_MAX) {
     fail(ErrorKind::kUsage, "KV cache: {} pages of {} tokens are too many", pages, page_size);
   }
@@ -33,12 +40,11 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t pag
     storage_ = std::move(buffer);
   }
   const Shape shape{pages, page_size, config.kv_heads, config.head_dim};
-  const std::int64_t half = 2 * shape.count();
+  const std::int64_t half = static_cast<std::int64_t>(dtype_size(kind.dtype)) * shape.count();
   for (std::int64_t i = 0; i < config.layers; ++i) {
-    std::byte* layer = static_cast<std::byte*>(data) + 2 * i * half;
-    layers_.push_back(
-        {TensorView::contiguous(static_cast<void*>(layer), DType::kBF16, shape, device),
-         TensorView::contiguous(static_cast<void*>(layer + half), DType::kBF16, shape, device)});
+    std::byte* layer = static_cast<std::byte*>(data) + (kind.current_layer ? 0 : 2 * i * half);
+    layers_.push_back({TensorView::contiguous(static_cast<void*>(layer), kind.dtype, shape, device),
+                       TensorView::contiguous(static_cast<void*>(layer + half), kind.dtype, shape, device)});
   }
 }
 

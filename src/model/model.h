@@ -12,6 +12,7 @@
 #include "core/tensor.h"
 #include "gemm/weight_forms.h"
 #include "model/config.h"
+#include "model/memory_plan.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 
@@ -19,16 +20,27 @@ namespace slidesparse {
 
 class CudaDecoder;
 
+// What a cache holds.
+struct KvCacheKind {
+  DType dtype = DType::kBF16;  // on a card also kF8E4M3: codes without a scale, beyond +-448 saturated
+  // Every layer uses the same pages: for steps that bring their sequences whole, so that nothing of an
+  // earlier step is read.
+  bool current_layer = false;
+};
+
 // Where the keys and values of running sequences live: pages of `page_size` tokens for every layer. One
 // sequence is a batch of one.
 class KvCache {
  public:
-  KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device = {});
+  // Throws kUsage for sizes that make no sense, kUnsupported for 8-bit keys on the CPU.
+  KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device = {},
+          KvCacheKind kind = {});
   std::int64_t pages() const { return pages_; }
   std::int64_t page_size() const { return page_size_; }
   Device device() const { return device_; }
   KvPages layer(std::int64_t index) const;
-  static std::int64_t bytes_per_page(const ModelConfig& config, std::int64_t page_size);
+  static std::int64_t bytes_per_page(const ModelConfig& config, std::int64_t page_size,
+                                     DType dtype = DType::kBF16);  // of all layers
 
  private:
   std::shared_ptr<void> storage_;
@@ -57,6 +69,11 @@ struct ModelOptions {
   // On a card: which forms of the weights stay there, decided by the times at these numbers of tokens.
   WeightPolicy weights = WeightPolicy::kFastest;
   std::vector<std::int64_t> ms{1, 16, 64, 256, 1024, 4096};
+  // Called before anything is on a card, with what the model will take there when contexts have at most so
+  // many tokens (card_model.h): throws when that, and what the caller needs besides, does not fit.
+  std::function<void(const ModelConfig& config,
+                     const std::function<MemoryDemand(std::int64_t longest_context)>& model)>
+      check_memory;
   // Called while weights go to a card: linears done, and how many there are.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };

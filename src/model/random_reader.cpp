@@ -35,6 +35,14 @@ class RandomReader final : public WeightReader {
     return source;
   }
 
+  WeightSource linear_shape(const LinearSpec& spec, const FusedGroup&) override {
+    WeightSource source = shape(spec, dtype_, pattern_);
+    static constexpr std::uint16_t kSomeBias = 0;  // that there is one
+    if (spec.bias) source.bias = &kSomeBias;
+    return source;
+  }
+  WeightSource head_shape(const LinearSpec& spec) override { return shape(spec, head_, Pattern()); }
+
   TensorView plain(const PlainSpec& spec) override {
     const bool norm = spec.shape.rank() == 1;
     return TensorView::contiguous(normals(spec.shape.count(), norm ? 1.0f : 0.0f, kDeviation), DType::kBF16,
@@ -102,6 +110,16 @@ class RandomReader final : public WeightReader {
     }
   }
 
+  static WeightSource shape(const LinearSpec& spec, DType dtype, Pattern pattern) {
+    WeightSource source;
+    source.layout = pattern.is_dense() ? Layout::kDense : Layout::kPacked;
+    source.pattern = pattern;
+    source.dtype = dtype;
+    source.n = spec.n;
+    source.k = spec.k;
+    return source;
+  }
+
   WeightSource make(const LinearSpec& spec, DType dtype, Pattern pattern) {
     const auto size = static_cast<std::int64_t>(dtype_size(dtype));
     const std::int64_t value_bytes = pattern.values_per_row(spec.k) * size;
@@ -120,12 +138,7 @@ class RandomReader final : public WeightReader {
                   codes + row * code_bytes, row, spec.name);
       }
     });
-    WeightSource source;
-    source.layout = pattern.is_dense() ? Layout::kDense : Layout::kPacked;
-    source.pattern = pattern;
-    source.dtype = dtype;
-    source.n = spec.n;
-    source.k = spec.k;
+    WeightSource source = shape(spec, dtype, pattern);
     source.values = values;
     source.codes = pattern.is_dense() ? nullptr : codes;
     if (dtype != DType::kBF16) {

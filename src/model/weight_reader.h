@@ -17,10 +17,16 @@ class WeightReader {
   virtual ~WeightReader() = default;
   // A linear of a fused group.
   virtual WeightSource linear(const LinearSpec& spec, const FusedGroup& group) = 0;
+  // The same without its values, where that is cheaper: what plans are made from.
+  virtual WeightSource linear_shape(const LinearSpec& spec, const FusedGroup& group) {
+    return linear(spec, group);
+  }
   // A norm [n] or the embedding [vocab, hidden], as BF16.
   virtual TensorView plain(const PlainSpec& spec) = 0;
   // The output projection [vocab, hidden]; `embedding` when it is tied and not quantised.
   virtual WeightSource head(const LinearSpec& spec, const TensorView& embedding) = 0;
+  // The same without its values.
+  virtual WeightSource head_shape(const LinearSpec& spec) { return head(spec, {}); }
   // "packed directory /models/x", for messages.
   virtual std::string describe() const = 0;
 };

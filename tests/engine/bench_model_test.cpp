@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/bench_fit.h"
 #include "io/json.h"
 #include "model/model_test_tools.h"
 #include "slidesparse/core/error.h"
@@ -70,6 +71,36 @@ TEST(BenchModel, PrefillIsOneStepOfMTokens) {
   EXPECT_EQ(rows[2].sequences, 2);
   EXPECT_EQ(rows[2].step_tokens, 1500);
   EXPECT_GT(rows[2].sparse_share, 0.9);
+
+  // In chunks: the same tokens and products, the weights read three times.
+  std::vector<BenchSubject> chunked{{"x", &model, [](std::int64_t m) {
+                                       return BenchFit{m, std::min<std::int64_t>(m, 1024), "too large"};
+                                     }}};
+  options.m = {2500};
+  const auto chunks = bench_model(chunked, options);
+  ASSERT_EQ(chunks.size(), 1u);
+  EXPECT_EQ(chunks[0].m, 2500);
+  EXPECT_EQ(chunks[0].step_tokens, 1024);
+  EXPECT_EQ(chunks[0].sequences, 3);
+  EXPECT_EQ(chunks[0].note, "too large");
+  EXPECT_EQ(chunks[0].seconds.count, 1);
+  EXPECT_NEAR(chunks[0].tokens_per_second * chunks[0].seconds.median, 2500, 1e-6);
+}
+
+TEST(BenchModel, FewerSequencesThanAskedFor) {
+  const Model model = make("6:8");
+  std::vector<BenchSubject> subjects{{"x", &model, [](std::int64_t) { return BenchFit{2, 2, "too many"}; }}};
+  BenchModelOptions options;
+  options.phase = BenchPhase::kDecode;
+  options.m = {5};
+  options.warmup = 0;
+  options.runs = 1;
+  options.steps = 3;
+  const auto rows = bench_model(subjects, options);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].m, 2);
+  EXPECT_EQ(rows[0].sequences, 2);
+  EXPECT_EQ(rows[0].note, "too many");
 }
 
 TEST(BenchModel, RefusesNonsense) {

@@ -52,11 +52,38 @@ TEST(EngineSizes, PagesForAllSequencesOrTwoGibibytes) {
   EXPECT_EQ(core.pages, std::max<std::int64_t>((std::int64_t{2} << 30) / (56 * 1024), qwen().max_position));
 }
 
-TEST(EngineSizes, DeterministicIsOneSequenceAStepAndOnTheCpu) {
+TEST(EngineSizes, EightBitKeysAndValuesAreForCards) {
+  EngineOptions options;
+  options.kv_cache_dtype = DType::kF8E4M3;
+  EXPECT_THAT(refusal(options, DeviceKind::kCpu), HasSubstr("on a card only"));
+  const EngineCoreOptions core = core_options(qwen(), DeviceKind::kCuda, options);
+  EXPECT_EQ(core.kv_dtype, DType::kF8E4M3);
+  options.kv_cache_dtype = DType::kBF16;
+  EXPECT_NEAR(static_cast<double>(core.pages),
+              2.0 * static_cast<double>(core_options(qwen(), DeviceKind::kCuda, options).pages), 1.0);
+}
+
+TEST(EngineSizes, ACardThatIsTooSmallIsToldBeforeAnythingIsThere) {
+  EngineOptions options;
+  options.max_num_seqs = 4;
+  bool asked = false;
+  const auto model = [&](std::int64_t longest) {
+    asked = true;
+    EXPECT_GT(longest, 0);
+    MemoryDemand demand;
+    demand.config = qwen();
+    demand.linear_bytes = std::int64_t{1} << 50;
+    return demand;
+  };
+  EXPECT_THROW(check_engine_memory(qwen(), model, options), Error);
+  EXPECT_TRUE(asked);
+}
+
+TEST(EngineSizes, DeterministicIsOneSequenceAStep) {
   EngineOptions options;
   options.deterministic = true;
   EXPECT_EQ(core_options(qwen(), DeviceKind::kCpu, options).scheduler.max_sequences, 1);
-  EXPECT_THAT(refusal(options, DeviceKind::kCuda), HasSubstr("on the CPU only"));
+  EXPECT_EQ(core_options(qwen(), DeviceKind::kCuda, options).scheduler.max_sequences, 1);
 }
 
 TEST(EngineSizes, NonsenseIsRefusedWithTheNumbers) {

@@ -209,6 +209,16 @@ TEST_P(Forms, ChunkedPrefillIsWholePrefill) {
   }
 }
 
+// Prompts that are one step need the keys and values of the layer that runs alone.
+TEST_P(Forms, OneLayerOfCacheServesWholePrompts) {
+  const std::vector<std::int32_t> tokens = some_tokens(50);
+  const std::vector<test::SequenceStep> step{{tokens, 0, test::pages_from(0, 13)}};
+  const KvCache whole(model_.config(), 13, 4), one(model_.config(), 13, 4, {}, {DType::kBF16, true});
+  ASSERT_GT(model_.config().layers, 1);
+  EXPECT_EQ(one.layer(0).keys.data, one.layer(1).keys.data);
+  EXPECT_EQ(test::run_step(model_, one, step), test::run_step(model_, whole, step));
+}
+
 TEST_P(Forms, ManySequencesAreEachOneAlone) {
   std::vector<test::SequenceStep> steps;
   std::vector<Rows> alone;
@@ -383,6 +393,9 @@ TEST(KvCache, CountsBytesAndRefusesNonsense) {
   EXPECT_EQ(KvCache::bytes_per_page(config, 16), 16 * 2 * 2 * 32 * 2);
   EXPECT_THROW(KvCache(config, 0, 16), Error);
   EXPECT_THROW(KvCache(config, 1, -1), Error);
+  EXPECT_EQ(KvCache::bytes_per_page(config, 16, DType::kF8E4M3), 16 * 2 * 2 * 32);
+  EXPECT_THROW(KvCache(config, 1, 16, {}, {DType::kF8E4M3}), Error);  // on the CPU
+  EXPECT_THROW(KvCache(config, 1, 16, {}, {DType::kI8}), Error);
   EXPECT_THROW(KvCache(config, std::int64_t{1} << 40, 1 << 20), Error);
 }
 

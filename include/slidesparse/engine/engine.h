@@ -49,8 +49,10 @@ struct EngineOptions {
   // Pages of the KV cache; at least what one sequence of max_model_len tokens takes. 0: what max_num_seqs
   // such sequences take, but no more than 2 GiB.
   std::int64_t kv_pages = 0;
+  // Of keys and values: kBF16, or on a card kF8E4M3, which takes half the memory and rounds them.
+  DType kv_cache_dtype = DType::kBF16;
   // Steps hold one sequence, so a request's tokens do not depend on what else is there: without it another
-  // batch can round a logit of an FP8 or BF16 model differently. Slower with many requests. CPU only.
+  // batch can round a logit of an FP8 or BF16 model differently. Slower with many requests.
   bool deterministic = false;
 };
 

@@ -4,10 +4,13 @@
 #include <cmath>
 #include <map>
 
+#include "core/cuda/memory.h"
 #include "core/cuda/status.h"
 #include "core/random.h"
 #include "engine/alone.h"
+#include "engine/bench_fit.h"
 #include "engine/engine_core.h"
+#include "model/card_model.h"
 
 namespace slidesparse {
 namespace {
@@ -51,8 +54,9 @@ CoreRequest some_request(std::int64_t id) {
 using Outputs = std::map<std::int64_t, std::vector<std::int32_t>>;
 
 Outputs run(const Model& model, std::int64_t requests, std::int64_t pages, bool overlap, bool graphs,
-            std::int64_t* preemptions = nullptr) {
+            std::int64_t* preemptions = nullptr, DType kv = DType::kBF16) {
   EngineCoreOptions options;
+  options.kv_dtype = kv;
   options.scheduler.max_batched_tokens = 128;
   options.scheduler.max_sequences = 12;
   options.scheduler.max_context = 160;
@@ -81,6 +85,54 @@ class CudaEngine : public testing::Test {
     if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
   }
 };
+
+// The planner's bytes are those that are taken: never fewer, and not many more.
+TEST_F(CudaEngine, TakesWhatWasPlanned) {
+  ModelConfig config = small_config();
+  config.hidden = 1024;
+  config.intermediate = 4096;
+  config.heads = 16;
+  config.vocab = 20000;
+  for (const DType kv : {DType::kBF16, DType::kF8E4M3}) {
+    for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
+      BenchModelOptions bench;
+      bench.phase = phase;
+      bench.m = {phase == BenchPhase::kPrefill ? 400 : 48};
+      bench.kv_dtype = kv;
+      bench.runs = 1;
+      ModelOptions options;
+      options.device = DeviceKind::kCuda;
+      options.ms = bench.m;
+      const auto reader = random_weights(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1);
+      const MemoryDemand model =
+          card_memory(config, *reader, options, bench_length(phase, bench.m[0], bench));
+      const std::int64_t planned = bytes_of(plan_memory(bench_demand(model, bench, bench.m[0])));
+      const std::int64_t before = device_memory_use().in_use;
+      reset_device_memory_peak();
+      const Model made =
+          Model::random(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1, options);
+      const BenchSubject subject{"x", &made};
+      bench_model({&subject, 1}, bench);
+      const std::int64_t taken = device_memory_use().peak - before;
+      EXPECT_LE(taken, planned) << bench.m[0];
+      EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << bench.m[0];
+    }
+  }
+}
+
+// Keys and values of 8 bits: other tokens now and then, but the same ones twice, and of the right length.
+TEST_F(CudaEngine, EightBitKeysAndValuesAreNearlyTheSame) {
+  const Model card = make(DeviceKind::kCuda);
+  const Outputs exact = run(card, 24, 400, true, true);
+  const Outputs rounded = run(card, 24, 400, true, true, nullptr, DType::kF8E4M3);
+  EXPECT_EQ(run(card, 24, 400, true, true, nullptr, DType::kF8E4M3), rounded);
+  std::size_t first_equal = 0;
+  for (const auto& [id, output] : exact) {
+    ASSERT_EQ(rounded.at(id).size(), output.size()) << id;
+    first_equal += rounded.at(id).front() == output.front() ? 1 : 0;
+  }
+  EXPECT_GE(first_equal, exact.size() / 2);
+}
 
 TEST_F(CudaEngine, TwiceTheSameAndOfTheRightLength) {
   const Model card = make(DeviceKind::kCuda);

@@ -1,0 +1,143 @@
+#include "model/cuda_plan.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "core/cuda/memory.h"
+#include "core/cuda/status.h"
+#include "core/dtype_words.h"
+#include "core/fail.h"
+#include "model/card_model.h"
+
+namespace slidesparse {
+namespace {
+
+// No backend takes more: 64 MiB for a library and a tile of sums of at most 256 MiB, with room.
+constexpr std::int64_t kMostScratch = std::int64_t{352} << 20;
+// What stays untouched on a card without a limit: libraries, graphs, modules that are loaded late.
+constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
+
+using Kernels = std::shared_ptr<const CudaLinearKernels>;
+
+// The kernels of a model by their place in a layer: qkv, o, gate_up, down; the head last. A place has several
+// where layers differ.
+struct Places {
+  std::array<std::vector<Kernels>, 5> of;
+
+  std::int64_t scratch(std::size_t place, std::int64_t m) const {
+    std::int64_t most = 0;
+    for (const Kernels& kernels : of[place]) most = std::max(most, linear_scratch(*kernels, m));
+    return most;
+  }
+};
+
+}  // namespace
+
+GemmDesc fused_desc(const std::string& name, std::span<const WeightSource> members, DType out) {
+  for (const WeightSource& member : members) {
+    const WeightSource& first = members.front();
+    if (member.dtype == first.dtype && member.pattern == first.pattern && member.layout == first.layout)
+      continue;
+    fail(ErrorKind::kUnsupported,
+         "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype "
+         "and pattern "
+         "(run it with --device cpu)",
+         name, dtype_word(first.dtype), first.pattern.to_string(), dtype_word(member.dtype),
+         member.pattern.to_string());
+  }
+  const WeightSource& first = members.front();
+  GemmDesc desc;
+  desc.k = first.k;
+  desc.x = desc.w = first.dtype;
+  desc.out = out;
+  desc.pattern = first.pattern;
+  desc.layout = first.layout;
+  desc.bias_dtype = DType::kBF16;
+  desc.device = {DeviceKind::kCuda, 0};
+  for (const WeightSource& member : members) {
+    desc.n += member.n;
+    if (member.bias == nullptr) continue;
+    desc.bias = true;
+    if (member.bias_dtype != DType::kBF16) desc.bias_dtype = DType::kF32;
+  }
+  return desc;
+}
+
+std::string kernels_key(const GemmDesc& desc) {
+  return fmt::format("{} {} {} {}", desc.to_string(), desc.bias, dtype_name(desc.bias_dtype),
+                     dtype_name(desc.out));
+}
+
+std::int64_t linear_scratch(const CudaLinearKernels& kernels, std::int64_t m) {
+  // Fewer tokens may run on kernels that want more.
+  return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
+}
+
+cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,
+                                         std::int64_t sequences, std::int64_t longest_query,
+                                         std::int64_t longest_context) {
+  cuda::PagedAttentionArgs attention;
+  attention.m = tokens;
+  attention.sequences = sequences;
+  attention.longest_query = longest_query;
+  attention.longest_context = longest_context;
+  attention.heads = config.heads;
+  attention.kv_heads = config.kv_heads;
+  attention.head_dim = config.head_dim;
+  return attention;
+}
+
+MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const ModelOptions& options,
+                         std::int64_t longest_context) {
+  const CudaLinearOptions linear{options.linear, options.weights, options.ms};
+  std::map<std::string, Kernels> made;
+  const auto kernels_of = [&](const GemmDesc& desc) {
+    Kernels& kernels = made[kernels_key(desc)];
+    if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, linear);
+    return kernels;
+  };
+  const auto places = std::make_shared<Places>();
+  MemoryDemand demand;
+  demand.config = config;
+  const WeightTable table = weight_table(config);
+  for (std::size_t i = 0; i < table.groups.size(); ++i) {
+    const FusedGroup& group = table.groups[i];
+    std::vector<WeightSource> members;
+    for (const LinearSpec& spec : group.members) members.push_back(reader.linear_shape(spec, group));
+    const Kernels kernels = kernels_of(fused_desc(group.name, members, DType::kBF16));
+    demand.linear_bytes += bytes_of(kernels->forms());
+    std::vector<Kernels>& known = places->of[i % 4];
+    if (std::ranges::find(known, kernels) == known.end()) known.push_back(kernels);
+  }
+  const WeightSource head = reader.head_shape({table.head, config.vocab, config.hidden});
+  const Kernels kernels = kernels_of(fused_desc(table.head, std::span(&head, 1), DType::kF32));
+  places->of[4].push_back(kernels);
+  demand.head = head.dtype;
+  demand.scratch = [config, places, longest_context](std::int64_t tokens, std::int64_t wanted) {
+    StepScratch scratch;
+    scratch.qkv = places->scratch(0, tokens);
+    scratch.output = places->scratch(1, tokens);
+    scratch.gate_up = places->scratch(2, tokens);
+    scratch.down = places->scratch(3, tokens);
+    scratch.head = places->scratch(4, wanted);
+    scratch.attention =
+        cuda::paged_attention_workspace(attention_sizes(config, tokens, wanted, tokens, longest_context));
+    return scratch;
+  };
+  return demand;
+}
+
+MemoryBudget card_budget() {
+  const DeviceMemoryUse use = device_memory_use();
+  MemoryBudget budget;
+  budget.total = use.limit > 0 ? use.limit : use.in_use + free_device_memory() - kOthersBytes;
+  for (const DeviceMemoryUse::Entry& entry : use.by_name) {
+    if (entry.bytes > 0) budget.held.push_back({entry.name, entry.bytes});
+  }
+  return budget;
+}
+
+}  // namespace slidesparse
