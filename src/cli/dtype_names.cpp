@@ -21,7 +21,7 @@ DType parse_head_option(const std::string& text) {
 
 DType parse_kv_dtype_option(const std::string& text) {
   if (text == kBf16Word) return DType::kBF16;
-  if (text == kInt8Word) return DType::kF8E4M3;
+  if (text == kFp8Word) return DType::kF8E4M3;
   fail(ErrorKind::kUsage, "--kv-cache-dtype {}: possible are bf16, fp8", printable(text, 40));
 }
 

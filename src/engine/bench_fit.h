@@ -21,6 +21,10 @@ std::int64_t bench_length(BenchPhase phase, std::int64_t m, const BenchModelOpti
 // Of a step that is not timed: decode's prompts go in such chunks.
 std::int64_t bench_prompt_step(std::int64_t m, const BenchModelOptions& options);
 
+// Tokens of a page of sequences of `length` tokens: 64, or 16 where that would leave a twentieth of them
+// empty.
+std::int64_t bench_page(std::int64_t length);
+
 // The demand of a bench at m with everything in one step; `model` says what the model takes.
 MemoryDemand bench_demand(const MemoryDemand& model, const BenchModelOptions& options, std::int64_t m);
 

@@ -13,8 +13,6 @@
 namespace slidesparse {
 namespace {
 
-constexpr std::int64_t kPageSize = 64;
-
 // One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
 // draws its token greedily, as a server would; what is drawn is not fed, because all models are to read the
 // same tokens.
@@ -29,7 +27,8 @@ class Workload {
         prompt_(bench_prompt(options.phase, m_, options)),
         sequences_(prefill_ ? ceil_div(m_, prompt_) : m_),
         longest_(bench_length(options.phase, m_, options)),
-        blocks_(ceil_div(longest_, kPageSize)),
+        page_(bench_page(longest_)),
+        blocks_(ceil_div(longest_, page_)),
         // Prompts that are done in their step leave their pages to the next one's.
         holding_(prefill_ ? ceil_div(fit_.step_tokens, prompt_) : sequences_),
         runner_(make_step_runner(*subject.model, limits())),
@@ -137,7 +136,7 @@ class Workload {
     limits.max_sequences = holding_;
     limits.max_context = longest_;
     limits.pages = holding_ * blocks_;
-    limits.page_size = kPageSize;
+    limits.page_size = page_;
     limits.kv = {options_.kv_dtype, prefill_};
     return limits;
   }
@@ -178,6 +177,7 @@ class Workload {
   std::int64_t prompt_;
   std::int64_t sequences_;
   std::int64_t longest_;
+  std::int64_t page_;
   std::int64_t blocks_;
   std::int64_t holding_;  // sequences that hold pages at once
   std::unique_ptr<StepRunner> runner_;

@@ -128,7 +128,12 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
   linears_.push_back(maker.make(head.name, std::span(&source, 1), DType::kF32));
   // A tied head in BF16 is the embedding.
   const bool shared = source.values == embedding.data && linears_.back().dense_rows().data != nullptr;
-  if (!shared) embedding_ = upload(embedding, "embedding", stream);
+  if (embedding_on_host(config, options.weights)) {
+    embedding_on_host_ = PinnedBuffer(embedding.byte_size());
+    std::memcpy(embedding_on_host_.data(), embedding.data, static_cast<std::size_t>(embedding.byte_size()));
+  } else if (!shared) {
+    embedding_ = upload(embedding, "embedding", stream);
+  }
   summary_.head_bytes = source.values == embedding.data ? 0 : stored_bytes(source);
   summary_.dtype = dtypes.size() == 1 ? *dtypes.begin() : "mixed";
   summary_.pattern = patterns.size() == 1 ? *patterns.begin() : "mixed";
@@ -220,10 +225,17 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
 void CudaDecoder::run_layers(const Context& context, const CudaStep& step, const KvCache& cache,
                              const Stream& stream) const {
   cuda::GatherArgs embed;
-  const CudaLinear::Rows tied = linears_.back().dense_rows();
-  embed.table = embedding_.size() > 0 ? static_cast<const void*>(embedding_.data()) : tied.data;
+  embed.ldtable = config_.hidden;
+  if (embedding_.size() > 0) {
+    embed.table = embedding_.data();
+  } else if (embedding_on_host_.size() > 0) {
+    embed.table = embedding_on_host_.data();
+  } else {
+    const CudaLinear::Rows tied = linears_.back().dense_rows();
+    embed.table = tied.data;
+    embed.ldtable = tied.ld;
+  }
   embed.rows = config_.vocab;
-  embed.ldtable = embedding_.size() > 0 ? config_.hidden : tied.ld;
   embed.ids = step.token_ids;
   embed.m = stream.m;
   embed.width = config_.hidden;

@@ -60,7 +60,8 @@ class CudaDecoder {
 
   ModelConfig config_;
   ModelSummary summary_;
-  DeviceBuffer embedding_;   // BF16 [vocab, hidden]
+  DeviceBuffer embedding_;  // BF16 [vocab, hidden]; empty: it is on the host, or the head's own rows
+  PinnedBuffer embedding_on_host_;
   DeviceBuffer final_norm_;  // BF16 [hidden]
   DeviceBuffer angles_;      // FP32 [max_position, head_dim]: cosines, then sines
   std::vector<Norms> norms_;

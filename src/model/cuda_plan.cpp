@@ -71,6 +71,10 @@ std::string kernels_key(const GemmDesc& desc) {
                      dtype_name(desc.out));
 }
 
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy) {
+  return policy == WeightPolicy::kSmallest && !config.tied_embeddings;
+}
+
 std::int64_t linear_scratch(const CudaLinearKernels& kernels, std::int64_t m) {
   // Fewer tokens may run on kernels that want more.
   return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
@@ -116,6 +120,7 @@ MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const 
   const Kernels kernels = kernels_of(fused_desc(table.head, std::span(&head, 1), DType::kF32));
   places->of[4].push_back(kernels);
   demand.head = head.dtype;
+  demand.embedding_on_host = embedding_on_host(config, options.weights);
   demand.scratch = [config, places, longest_context](std::int64_t tokens, std::int64_t wanted) {
     StepScratch scratch;
     scratch.qkv = places->scratch(0, tokens);

@@ -19,6 +19,10 @@ GemmDesc fused_desc(const std::string& name, std::span<const WeightSource> membe
 // Equal for linears that can share their kernels.
 std::string kernels_key(const GemmDesc& desc);
 
+// Whether the embedding stays in the host's memory, where a card can look rows up too: a step reads one row a
+// token, 2 * hidden bytes. Where bytes count more than that, and no head needs it on the card.
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy);
+
 // The most arena bytes that a linear takes in a step of up to m tokens.
 std::int64_t linear_scratch(const CudaLinearKernels& kernels, std::int64_t m);
 

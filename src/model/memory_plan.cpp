@@ -161,6 +161,7 @@ std::vector<MemoryUse> plan_memory(const MemoryDemand& demand) {
   const ModelConfig& config = demand.config;
   std::int64_t plain = 0;  // embedding, norms, biases
   for (const PlainSpec& spec : weight_table(config).plain) plain += 2 * spec.shape.count();
+  if (demand.embedding_on_host) plain -= 2 * config.vocab * config.hidden;
   const std::int64_t head = demand.head == DType::kBF16
                                 ? (config.tied_embeddings ? 0 : 2 * config.vocab * config.hidden)
                                 : config.vocab * (config.hidden * size_of(demand.head) + 2);

@@ -87,6 +87,27 @@ TEST(BenchFit, RefusesWhatCannotRunAtAll) {
   }
 }
 
+// 14B in 22.4 GiB: with the embedding on the host, 128 sequences of 272 tokens fit, and 256 in 8 bits.
+TEST(BenchFit, TheEmbeddingOnTheHostLetsMoreSequencesRun) {
+  MemoryDemand model = large_model();
+  model.linear_bytes = packed_linear_bytes(model.config, DType::kF8E4M3, Pattern());
+  BenchModelOptions options;
+  options.phase = BenchPhase::kDecode;
+  options.steps = 256;
+  EXPECT_LT(fit_bench(model, card(22), options, 128).m, 128);
+  model.embedding_on_host = true;
+  EXPECT_EQ(fit_bench(model, card(22), options, 128).m, 128);
+  options.kv_dtype = DType::kF8E4M3;
+  EXPECT_EQ(fit_bench(model, card(22), options, 256).m, 256);
+}
+
+TEST(BenchFit, PagesLeaveLittleEmpty) {
+  EXPECT_EQ(bench_page(272), 16);
+  EXPECT_EQ(bench_page(1024), 64);
+  EXPECT_EQ(bench_page(7), 16);
+  EXPECT_EQ(bench_page(1000), 64);
+}
+
 TEST(BenchFit, PromptsOfDecodeGoInShortSteps) {
   BenchModelOptions options;
   options.phase = BenchPhase::kDecode;

@@ -47,6 +47,7 @@ class PinnedBuffer {
   ~PinnedBuffer();
 
   std::byte* data() { return data_; }
+  const std::byte* data() const { return data_; }
   std::int64_t size() const { return size_; }
 
  private:
