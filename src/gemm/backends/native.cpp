@@ -26,6 +26,7 @@ using sm90::Variant;
 constexpr std::int64_t kPointerAlignment = 16;  // of what the copy engine reads and writes
 constexpr int kHopperMultiprocessors = 132;     // for estimates without a card
 constexpr int kMostPanel = 256;
+constexpr int kMostSplits = 8;  // blocks of a cluster
 // Tile counts and coordinates are 32-bit numbers.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 30;
 
@@ -100,17 +101,45 @@ int usual_panel(const GemmDesc& desc, const Variant& variant) {
   return static_cast<int>(tokens / variant.tile_tokens);
 }
 
-// "panel=8"; an empty text is the default. Throws kInput when it says something else.
-int read_panel(const GemmDesc& desc, const KernelDesc& kernel) {
-  int panel = usual_panel(desc, variant_of(kernel));
-  for (const auto& word : parse_config(kernel.config)) {
-    if (word.first != "panel") {
-      fail_input("kernel setting {}={}: panel=1..{} is possible", printable(word.first, 40),
-                 printable(word.second, 40), kMostPanel);
-    }
-    panel = static_cast<int>(config_number(word, kMostPanel, 1));
+struct Settings {
+  int panel = 1;
+  int splits = 1;
+};
+
+// Clusters of so many blocks fill the card about once, and every block has some stages.
+int usual_splits(const GemmDesc& desc, const Variant& variant) {
+  constexpr int kFewestStages = 4;
+  if (variant.split_blocks == 0) return 1;
+  const std::int64_t tiles = ceil_div(desc.n, variant.tile_channels) * ceil_div(desc.m, variant.tile_tokens);
+  int splits = 1;
+  while (2 * splits <= kMostSplits &&
+         tiles * 2 * splits <= std::int64_t{variant.split_blocks} * multiprocessors(desc) &&
+         schedule_of(desc).stages() >= kFewestStages * 2 * splits) {
+    splits *= 2;
   }
-  return panel;
+  return splits;
+}
+
+// "panel=8", and with kernels that split K "splits=4"; an empty text is the default. Throws kInput when it
+// says something else.
+Settings read_settings(const GemmDesc& desc, const KernelDesc& kernel) {
+  const Variant& variant = variant_of(kernel);
+  Settings settings{usual_panel(desc, variant), usual_splits(desc, variant)};
+  for (const auto& word : parse_config(kernel.config)) {
+    if (word.first == "panel") {
+      settings.panel = static_cast<int>(config_number(word, kMostPanel, 1));
+    } else if (word.first == "splits" && variant.split_blocks > 0) {
+      settings.splits = static_cast<int>(config_number(word, kMostSplits, 1));
+      if (settings.splits > schedule_of(desc).stages()) {
+        fail_input("kernel setting splits={}: K has {} parts of {}", settings.splits,
+                   schedule_of(desc).stages(), sm90::kStageLanes);
+      }
+    } else {
+      fail_input("kernel setting {}={}: panel=1..{} is possible, and with split-k kernels splits=1..{}",
+                 printable(word.first, 40), printable(word.second, 40), kMostPanel, kMostSplits);
+    }
+  }
+  return settings;
 }
 
 // Cycles of one multiprocessor, roughly: what candidates are ordered by. A stage costs its multiplications,
@@ -128,7 +157,13 @@ double expected_cycles(const GemmDesc& desc, const Variant& variant) {
   const auto tiles =
       static_cast<double>(ceil_div(desc.n, std::int64_t{variant.tile_channels} * variant.cluster) *
                           ceil_div(desc.m, variant.tile_tokens));
-  const double waves = std::ceil(tiles / (multiprocessors(desc) / variant.cluster));
+  const double clusters = multiprocessors(desc) / variant.cluster;
+  if (variant.split_blocks > 0) {
+    const double splits = usual_splits(desc, variant), blocks = variant.split_blocks;
+    const double rounds = std::max(1.0, tiles * splits / (blocks * clusters));
+    return rounds * (blocks * std::max(products, bytes / kBytesPerCycle) / splits + kTileCycles);
+  }
+  const double waves = std::ceil(tiles / clusters);
   return waves * (std::max(products, bytes / kBytesPerCycle) + kTileCycles);
 }
 
@@ -182,6 +217,8 @@ Feasibility native_supports(const GemmDesc& desc, const KernelDesc& kernel, int 
     return Feasibility::no(fmt::format("dense weights with pattern {}", desc.pattern.to_string()));
   if (kernel.sparse == desc.pattern.is_dense())
     return Feasibility::no(kernel.sparse ? "for weights with a pattern" : "for dense weights");
+  if (schedule_of(desc).dense > 0 && !variant.dense_pairs)
+    return Feasibility::no("for weights with at least as many 2:4 channels as dense ones");
   if (desc.out != DType::kBF16)
     return Feasibility::no(fmt::format("writes BF16, not {}", dtype_name(desc.out)));
   if (desc.n % 8 != 0 || row_stride_out(desc) % 8 != 0) {
@@ -193,7 +230,7 @@ Feasibility native_supports(const GemmDesc& desc, const KernelDesc& kernel, int 
         fmt::format("M={} N={} K={}: sizes up to {} are possible", desc.m, desc.n, desc.k, kLargestSize));
   }
   try {
-    read_panel(desc, kernel);
+    read_settings(desc, kernel);
   } catch (const Error& error) {
     return Feasibility::no(error.what());
   }
@@ -229,9 +266,17 @@ std::vector<KernelDesc> NativeBackend::candidates(const GemmDesc& desc) const {
     if (!feasible(desc, kernel).ok) continue;
     const Variant& variant = variant_of(kernel);
     // Tiles that would be mostly empty, and small ones for many tokens.
-    if (variant.tile_tokens > 2 * round_up(desc.m, 16)) continue;
+    if (variant.tile_tokens > 16 && variant.tile_tokens > 2 * round_up(desc.m, 16)) continue;
     if (variant.tile_tokens < 128 && desc.m > 8 * variant.tile_tokens) continue;
     found.push_back(kernel);
+    if (variant.split_blocks > 0) {
+      for (const int splits : {1, 2, 4, 8}) {
+        if (splits == usual_splits(desc, variant) || splits > schedule_of(desc).stages()) continue;
+        found.push_back(kernel);
+        found.back().config = fmt::format("splits={}", splits);
+      }
+      continue;
+    }
     const int usual = usual_panel(desc, variant);
     if (ceil_div(desc.m, variant.tile_tokens) <= usual / 2) continue;
     for (const int panel : {usual / 2, usual * 2}) {
@@ -314,7 +359,9 @@ GemmPlan NativeBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) con
   state->product.schedule = schedule_of(desc);
   state->product.ldout = row_stride_out(desc);
   state->product.multiprocessors = multiprocessors(desc);
-  state->product.panel = read_panel(desc, kernel);
+  const Settings settings = read_settings(desc, kernel);
+  state->product.panel = settings.panel;
+  state->product.splits = settings.splits;
   if (desc.m > 0) cuda_check(state->variant.prepare(), "cudaFuncSetAttribute", kernel.name);
   return {desc, kernel, 0, std::move(state)};
 }

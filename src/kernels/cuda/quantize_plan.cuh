@@ -47,6 +47,9 @@ cudaError_t launch_spread(const QuantizePlan& plan, cudaStream_t stream);
 // Norm and SiLU of many rows; can_stream() says whether the card and the row will do.
 bool can_stream(const QuantizePlan& plan);
 cudaError_t launch_stream(const QuantizePlan& plan, cudaStream_t stream);
+// Many rows that are gathered; can_gather() says whether the card and the row will do.
+bool can_gather(const QuantizePlan& plan);
+cudaError_t launch_gather(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
 
 template <Codes C>

@@ -35,11 +35,17 @@ struct SumOf<DType::kI8> {
   using Sum = std::int32_t;
 };
 
-template <DType T, int Channels, int Tokens, int Stages, int Cluster>
+// Channels x Tokens of a tile; `Cluster` blocks along the channels share their tokens' tile. DensePairs:
+// whether schedules may have stages of two dense steps; without them there is room for a stage more. The
+// output leaves in chunks of `StoreTokens`.
+template <DType T, int Channels, int Tokens, int Stages, int Cluster, bool DensePairs = true,
+          int StoreTokens = Tokens>
 struct Config {
   static constexpr DType kType = T;
   using Sum = typename SumOf<T>::Sum;
   static constexpr int kChannels = Channels, kTokens = Tokens, kStages = Stages, kCluster = Cluster;
+  static constexpr bool kDensePairs = DensePairs;
+  static constexpr int kStoreTokens = StoreTokens;
   static constexpr int kConsumers = Channels / kBlockRows;
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
   // 64 Ki registers a multiprocessor, in eights; the producer needs few.
@@ -47,16 +53,18 @@ struct Config {
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40;
 
   static constexpr int kTileBytes = Tokens * kStageLanes;
-  static constexpr int kWeightBytes = 2 * kDenseStepBytes;  // of a stage and warpgroup, at most
-  static constexpr int kStoreBytes = Tokens * kBlockRows * 2;
+  // Of a stage and warpgroup, at most.
+  static constexpr int kWeightBytes = kDenseStepBytes + (DensePairs ? kDenseStepBytes : kSparseStepBytes);
+  static constexpr int kStoreBytes = StoreTokens * kBlockRows * 2;  // of a chunk
   static constexpr int kWeightsAt = Stages * kTileBytes;
-  static constexpr int kStoreAt = kWeightsAt + Stages * kConsumers * kWeightBytes;
+  static constexpr int kStoreAt = (kWeightsAt + Stages * kConsumers * kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kScalesAt = kStoreAt + kConsumers * kStoreBytes;
   static constexpr int kBarriersAt = kScalesAt + kConsumers * Tokens * 4;
   static constexpr int kSharedBytes = kBarriersAt + 2 * Stages * 8;
 
   static_assert(Channels % kBlockRows == 0 && (kConsumers == 2 || kConsumers == 3), "warpgroups");
   static_assert(Tokens % (8 * Cluster) == 0 && Tokens <= 256 && Tokens % 16 == 0, "tokens");
+  static_assert(Tokens % StoreTokens == 0 && StoreTokens % 16 == 0, "chunks");
   static_assert(kSharedBytes <= 232448, "227 KiB of shared memory a block");
   static_assert(kTileBytes / Cluster % 1024 == 0, "slices begin where the swizzle does");
 };
@@ -81,41 +89,51 @@ struct Ring {
   }
 };
 
+// Stages [begin, end) of one tile: `row` is the first token of this block's slice, `weights` those of `here`
+// warpgroups' blocks from stage `begin` on.
+template <class C>
+__device__ __forceinline__ void produce_tile(const CUtensorMap* x_map, const Schedule& schedule, int begin,
+                                             int end, const std::uint8_t* weights, int here, int row,
+                                             std::uint32_t shared, std::uint32_t rank,
+                                             Ring<C::kStages>& ring) {
+  constexpr bool kShared = C::kCluster > 1;
+  constexpr auto kEverybody = static_cast<std::uint16_t>((1 << C::kCluster) - 1);
+  const std::uint32_t full = shared + C::kBarriersAt, free = full + 8 * C::kStages;
+  const std::int64_t block_bytes = schedule.block_bytes();
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    const int bytes = i < schedule.both                    ? 2 * kSparseStepBytes
+                      : i < schedule.both + schedule.mixed ? kSparseStepBytes + kDenseStepBytes
+                                                           : 2 * kDenseStepBytes;
+    const std::uint32_t barrier = full + 8 * ring.stage;
+    barrier_wait(free + 8 * ring.stage, ring.parity);
+    barrier_expect(barrier, C::kTileBytes + here * bytes);
+    load_box<kShared>(shared + ring.stage * C::kTileBytes + rank * (C::kTileBytes / C::kCluster), x_map,
+                      i * kStageLanes, row, barrier, kEverybody);
+#pragma unroll
+    for (int w = 0; w < C::kConsumers; ++w) {
+      if (w >= here) continue;
+      load_bytes(shared + C::kWeightsAt + (ring.stage * C::kConsumers + w) * C::kWeightBytes,
+                 weights + w * block_bytes, bytes, barrier);
+    }
+    weights += bytes;
+    ring.advance();
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void produce(const CUtensorMap* x_map, const ProductArgs& args,
                                         std::uint32_t shared, std::uint32_t rank, int cluster, int clusters) {
-  constexpr bool kShared = C::kCluster > 1;
-  constexpr int kSlice = C::kTokens / C::kCluster;
-  constexpr auto kEverybody = static_cast<std::uint16_t>((1 << C::kCluster) - 1);
-  const std::uint32_t full = shared + C::kBarriersAt, free = full + 8 * C::kStages;
   const Schedule schedule = args.product.schedule;
-  const std::int64_t block_bytes = schedule.block_bytes();
   Ring<C::kStages> ring{0, 1};  // all stages are free
   for (int number = cluster; number < args.order.tiles(); number += clusters) {
     const Tile tile = tile_at(args.order, number);
     const int first = (tile.group * C::kCluster + static_cast<int>(rank)) * C::kConsumers;
     const int here = max(0, min(C::kConsumers, args.blocks - first));  // warpgroups that have rows
-    const std::uint8_t* weights = args.product.weights + first * block_bytes;
-    const int row = tile.token_tile * C::kTokens + static_cast<int>(rank) * kSlice;
-#pragma unroll 1
-    for (int i = 0; i < schedule.stages(); ++i) {
-      const int bytes = i < schedule.both                    ? 2 * kSparseStepBytes
-                        : i < schedule.both + schedule.mixed ? kSparseStepBytes + kDenseStepBytes
-                                                             : 2 * kDenseStepBytes;
-      const std::uint32_t barrier = full + 8 * ring.stage;
-      barrier_wait(free + 8 * ring.stage, ring.parity);
-      barrier_expect(barrier, C::kTileBytes + here * bytes);
-      load_box<kShared>(shared + ring.stage * C::kTileBytes + rank * (C::kTileBytes / C::kCluster), x_map,
-                        i * kStageLanes, row, barrier, kEverybody);
-#pragma unroll
-      for (int w = 0; w < C::kConsumers; ++w) {
-        if (w >= here) continue;
-        load_bytes(shared + C::kWeightsAt + (ring.stage * C::kConsumers + w) * C::kWeightBytes,
-                   weights + w * block_bytes, bytes, barrier);
-      }
-      weights += bytes;
-      ring.advance();
-    }
+    produce_tile<C>(x_map, schedule, 0, schedule.stages(),
+                    args.product.weights + first * schedule.block_bytes(), here,
+                    tile.token_tile * C::kTokens + static_cast<int>(rank) * (C::kTokens / C::kCluster),
+                    shared, rank, ring);
   }
 }
 
@@ -261,40 +279,44 @@ __device__ __forceinline__ void store_tile(const typename Consumer<C>::Sums& sum
                                            int thread, int block, int token_tile) {
   const std::uint32_t buffer = shared + C::kStoreAt + warpgroup * C::kStoreBytes;
   const std::uint32_t tokens = shared + C::kScalesAt + warpgroup * C::kTokens * 4;
-  if (thread == 0) stores_read();  // the last tile's
   if (2 * thread < C::kTokens) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(tokens + thread * 8), "f"(scales.token[0]),
                  "f"(scales.token[1])
                  : "memory");
   }
-  warpgroup_sync(warpgroup);
   const int lane = thread % 32;
   // Blocks of 8 channels x 8 tokens: lanes 0-7, 8-15 give rows of the two of eight tokens, 16-31 of the next.
   const int row = lane / 16 * 8 + lane % 8;
   const int piece = thread / 32 * 2 + lane / 8 % 2;
-  const std::uint32_t to = buffer + row * 128 + ((piece ^ (row % 8)) * 16);
+  const std::uint32_t place = row * 128 + ((piece ^ (row % 8)) * 16);
   const std::uint32_t from = tokens + lane % 4 * 8;
 #pragma unroll
-  for (int j = 0; j < C::kTokens / 8; j += 2) {
-    std::uint32_t words[4];
+  for (int first = 0; first < C::kTokens; first += C::kStoreTokens) {
+    if (thread == 0) stores_read();  // the chunk before this
+    warpgroup_sync(warpgroup);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float scale[2];
-      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                   : "=f"(scale[0]), "=f"(scale[1])
-                   : "r"(from + (j + i) * 32));
+    for (int j = 0; j < C::kStoreTokens / 8; j += 2) {
+      std::uint32_t words[4];
 #pragma unroll
-      for (int high = 0; high < 2; ++high) {
-        const int at = 4 * (j + i) + 2 * high;
-        words[2 * i + high] = two_bf16(finish(sums[at], scale[0], scales.row[high], scales.bias[high]),
-                                       finish(sums[at + 1], scale[1], scales.row[high], scales.bias[high]));
+      for (int i = 0; i < 2; ++i) {
+        const int eight = first / 8 + j + i;  // of tokens, in the tile
+        float scale[2];
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                     : "=f"(scale[0]), "=f"(scale[1])
+                     : "r"(from + eight * 32));
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+          const int at = 4 * eight + 2 * high;
+          words[2 * i + high] = two_bf16(finish(sums[at], scale[0], scales.row[high], scales.bias[high]),
+                                         finish(sums[at + 1], scale[1], scales.row[high], scales.bias[high]));
+        }
       }
+      store_transposed(buffer + place + j * 1024, words[0], words[1], words[2], words[3]);
     }
-    store_transposed(to + j * 1024, words[0], words[1], words[2], words[3]);
+    fence_for_engine();
+    warpgroup_sync(warpgroup);
+    if (thread == 0) store_box(out_map, buffer, block * kBlockRows, token_tile * C::kTokens + first);
   }
-  fence_for_engine();
-  warpgroup_sync(warpgroup);
-  if (thread == 0) store_box(out_map, buffer, block * kBlockRows, token_tile * C::kTokens);
 }
 
 template <class C>
@@ -312,13 +334,18 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Produc
       continue;
     }
     Scales scales;
-    scales.template load<C>(args.product, block, tile.token_tile, consumer.thread);
+    // Where registers are there they come while the tile is multiplied.
+    constexpr bool kEarly = C::kConsumers == 2;
+    if constexpr (kEarly) scales.template load<C>(args.product, block, tile.token_tile, consumer.thread);
     int last = -1;
     consumer.template run<SparseWeights, SparseWeights>(sums, schedule.both, last);
     consumer.template run<SparseWeights, DenseWeights>(sums, schedule.mixed, last);
-    consumer.template run<DenseWeights, DenseWeights>(sums, schedule.dense, last);
+    if constexpr (C::kDensePairs)
+      consumer.template run<DenseWeights, DenseWeights>(sums, schedule.dense, last);
     wgmma_wait<0>();
+    wgmma_results(sums);
     consumer.hand_back(last);
+    if constexpr (!kEarly) scales.template load<C>(args.product, block, tile.token_tile, consumer.thread);
     store_tile<C>(sums, scales, out_map, shared, warpgroup, consumer.thread, block, tile.token_tile);
   }
   if (consumer.thread == 0) stores_done();

@@ -24,6 +24,7 @@ struct Product {
   void* out = nullptr;                    // BF16 [tokens, channels], row stride ldout
   std::int64_t ldout = 0;                 // multiple of 8
   int multiprocessors = 0;
+  int splits = 1;  // variants that split K: into so many parts, 1 .. 8
   int panel = 0;  // tiles of tokens that are worked on before the next channels: their activations stay in L2
 };
 
@@ -38,8 +39,11 @@ struct Variant {
   DType dtype = DType::kF8E4M3;
   int tile_channels = 0;
   int tile_tokens = 0;
-  int stages = 0;              // of 128 lanes of K in shared memory
-  int cluster = 1;             // blocks along the channels that share their tokens' tile
+  int stages = 0;           // of 128 lanes of K in shared memory
+  int cluster = 1;          // blocks along the channels that share their tokens' tile
+  bool dense_pairs = true;  // runs schedules that have stages of two dense steps
+  int split_blocks =
+      0;  // where K can be split (Product::splits): blocks that a multiprocessor holds; 0: cannot
   int (*prepare)() = nullptr;  // once for every device before run
   int (*resources)(Resources*) = nullptr;
   int (*run)(const Product&, void* stream) = nullptr;  // neither allocates nor waits

@@ -39,27 +39,26 @@ struct Wgmma;
 #define SLIDESPARSE_D(C, i) \
   C(d[i]), C(d[i + 1]), C(d[i + 2]), C(d[i + 3]), C(d[i + 4]), C(d[i + 5]), C(d[i + 6]), C(d[i + 7])
 
-#define SLIDESPARSE_WGMMA(TYPE, SUM, C, TEXT, SCALES, N, LIST, OUT, A, B, ADD, META)                        \
-  template <>                                                                                               \
-  struct Wgmma<TYPE, N> {                                                                                   \
-    static __device__ __forceinline__ void dense(SUM (&d)[N / 2], const std::uint32_t* a, std::uint64_t b,  \
-                                                 int add) {                                                 \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                  \
-                   ", 0;\n"                                                                                 \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k32." TEXT " {" LIST "}, " A ", " B ", p" SCALES \
-                   ";\n}"                                                                                   \
-                   : OUT                                                                                    \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                         \
-    }                                                                                                       \
-    static __device__ __forceinline__ void sparse(SUM (&d)[N / 2], const std::uint32_t* a,                  \
-                                                  std::uint32_t metadata, std::uint64_t b, int add) {       \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                  \
-                   ", 0;\n"                                                                                 \
-                   "wgmma.mma_async.sp.sync.aligned.m64n" #N "k64." TEXT " {" LIST "}, " A ", " B ", " META \
-                   ", 0, p" SCALES ";\n}"                                                                   \
-                   : OUT                                                                                    \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "r"(metadata));          \
-    }                                                                                                       \
+#define SLIDESPARSE_WGMMA(TYPE, SUM, C, TEXT, SCALES, N, LIST, OUT, A, B, ADD, META)                         \
+  template <>                                                                                                \
+  struct Wgmma<TYPE, N> {                                                                                    \
+    static __device__ __forceinline__ void dense(SUM* d, const std::uint32_t* a, std::uint64_t b, int add) { \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                   \
+                   ", 0;\n"                                                                                  \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k32." TEXT " {" LIST "}, " A ", " B ", p" SCALES  \
+                   ";\n}"                                                                                    \
+                   : OUT                                                                                     \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                          \
+    }                                                                                                        \
+    static __device__ __forceinline__ void sparse(SUM* d, const std::uint32_t* a, std::uint32_t metadata,    \
+                                                  std::uint64_t b, int add) {                                \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                   \
+                   ", 0;\n"                                                                                  \
+                   "wgmma.mma_async.sp.sync.aligned.m64n" #N "k64." TEXT " {" LIST "}, " A ", " B ", " META  \
+                   ", 0, p" SCALES ";\n}"                                                                    \
+                   : OUT                                                                                     \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "r"(metadata));           \
+    }                                                                                                        \
   };
 
 // FP8 sums stay in FP32 accumulators of the tensor cores ("fast accumulation"); INT8 sums are exact.
@@ -123,6 +122,19 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int kInFlight>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kInFlight) : "memory");
+}
+
+// The compiler does not know that instructions in flight still write these: behind the last wait, nothing
+// that reads them may move before it.
+template <int kCount>
+__device__ __forceinline__ void wgmma_results(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void wgmma_results(std::int32_t (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(d[i])::"memory");
 }
 
 }  // namespace slidesparse::sm90

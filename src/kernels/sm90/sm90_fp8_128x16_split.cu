@@ -2,8 +2,8 @@
 
 namespace slidesparse::sm90 {
 
-Variant int8_128x16() {
-  return Launch<Config<DType::kI8, 128, 16, 10, 1>>::variant();
+Variant fp8_128x16_split() {
+  return SplitLaunch<Config<DType::kF8E4M3, 128, 16, 5, 1>>::variant();
 }
 
 }  // namespace slidesparse::sm90

@@ -1,9 +1,0 @@
-#include "kernels/sm90/sm90_launch.cuh"
-
-namespace slidesparse::sm90 {
-
-Variant fp8_128x16() {
-  return Launch<Config<DType::kF8E4M3, 128, 16, 10, 1>>::variant();
-}
-
-}  // namespace slidesparse::sm90

@@ -1,9 +1,0 @@
-#include "kernels/sm90/sm90_launch.cuh"
-
-namespace slidesparse::sm90 {
-
-Variant int8_128x32() {
-  return Launch<Config<DType::kI8, 128, 32, 10, 1>>::variant();
-}
-
-}  // namespace slidesparse::sm90
