@@ -91,6 +91,13 @@ __device__ __forceinline__ void fence_for_engine() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// ---- the kernel before this one in the stream
+
+// Until it has ended and what it wrote can be seen: a launch may let a kernel start before that.
+__device__ __forceinline__ void wait_for_predecessor() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // ---- clusters, warpgroups, registers
 
 __device__ __forceinline__ std::uint32_t cluster_rank() {

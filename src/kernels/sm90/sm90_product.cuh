@@ -89,34 +89,47 @@ struct Ring {
   }
 };
 
+// Bytes of a stage's weights of one warpgroup.
+__device__ __forceinline__ int stage_bytes(const Schedule& schedule, int stage) {
+  return stage < schedule.both                    ? 2 * kSparseStepBytes
+         : stage < schedule.both + schedule.mixed ? kSparseStepBytes + kDenseStepBytes
+                                                  : 2 * kDenseStepBytes;
+}
+
 // Stages [begin, end) of one tile: `row` is the first token of this block's slice, `weights` those of `here`
-// warpgroups' blocks from stage `begin` on.
+// warpgroups' blocks from stage `begin` on. `starts`: nothing has been loaded yet. Then all stages are free
+// and weights fill them while the kernel before this one, which writes the activations, may still run.
 template <class C>
 __device__ __forceinline__ void produce_tile(const CUtensorMap* x_map, const Schedule& schedule, int begin,
                                              int end, const std::uint8_t* weights, int here, int row,
-                                             std::uint32_t shared, std::uint32_t rank,
+                                             std::uint32_t shared, std::uint32_t rank, bool starts,
                                              Ring<C::kStages>& ring) {
   constexpr bool kShared = C::kCluster > 1;
   constexpr auto kEverybody = static_cast<std::uint16_t>((1 << C::kCluster) - 1);
   const std::uint32_t full = shared + C::kBarriersAt, free = full + 8 * C::kStages;
   const std::int64_t block_bytes = schedule.block_bytes();
-#pragma unroll 1
-  for (int i = begin; i < end; ++i) {
-    const int bytes = i < schedule.both                    ? 2 * kSparseStepBytes
-                      : i < schedule.both + schedule.mixed ? kSparseStepBytes + kDenseStepBytes
-                                                           : 2 * kDenseStepBytes;
-    const std::uint32_t barrier = full + 8 * ring.stage;
-    barrier_wait(free + 8 * ring.stage, ring.parity);
-    barrier_expect(barrier, C::kTileBytes + here * bytes);
-    load_box<kShared>(shared + ring.stage * C::kTileBytes + rank * (C::kTileBytes / C::kCluster), x_map,
-                      i * kStageLanes, row, barrier, kEverybody);
+  const auto load_weights = [&](int stage, int place) {
+    const int bytes = stage_bytes(schedule, stage);
+    barrier_expect(full + 8 * place, C::kTileBytes + here * bytes);
 #pragma unroll
     for (int w = 0; w < C::kConsumers; ++w) {
       if (w >= here) continue;
-      load_bytes(shared + C::kWeightsAt + (ring.stage * C::kConsumers + w) * C::kWeightBytes,
-                 weights + w * block_bytes, bytes, barrier);
+      load_bytes(shared + C::kWeightsAt + (place * C::kConsumers + w) * C::kWeightBytes,
+                 weights + w * block_bytes, bytes, full + 8 * place);
     }
     weights += bytes;
+  };
+  const int ahead = starts ? min(end, begin + C::kStages) : begin;
+  for (int i = begin; i < ahead; ++i) load_weights(i, i - begin);
+  if (starts) wait_for_predecessor();
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    if (i >= ahead) {
+      barrier_wait(free + 8 * ring.stage, ring.parity);
+      load_weights(i, ring.stage);
+    }
+    load_box<kShared>(shared + ring.stage * C::kTileBytes + rank * (C::kTileBytes / C::kCluster), x_map,
+                      i * kStageLanes, row, full + 8 * ring.stage, kEverybody);
     ring.advance();
   }
 }
@@ -133,7 +146,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const ProductA
     produce_tile<C>(x_map, schedule, 0, schedule.stages(),
                     args.product.weights + first * schedule.block_bytes(), here,
                     tile.token_tile * C::kTokens + static_cast<int>(rank) * (C::kTokens / C::kCluster),
-                    shared, rank, ring);
+                    shared, rank, number == cluster, ring);
   }
 }
 
@@ -326,6 +339,7 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Produc
   const Schedule schedule = args.product.schedule;
   Consumer<C> consumer{shared, warpgroup, static_cast<int>(threadIdx.x % kWarpgroup), {}};
   typename Consumer<C>::Sums sums;
+  wait_for_predecessor();  // whose scales are read and whose output may be written
   for (int number = cluster; number < args.order.tiles(); number += clusters) {
     const Tile tile = tile_at(args.order, number);
     const int block = (tile.group * C::kCluster + static_cast<int>(rank)) * C::kConsumers + warpgroup;

@@ -111,6 +111,7 @@ __device__ __forceinline__ void consume_part(const ProductArgs& args, std::uint3
                    : "memory");
     }
   }
+  wait_for_predecessor();  // whose scales are read and whose output may be written
   cluster_sync();
   if (real) add_and_store<C>(args.product, place, consumer.thread, block, token_tile, rank, splits);
 }
@@ -145,7 +146,8 @@ __global__ void __launch_bounds__(C::kThreads, kSplitBlocks<C>)
       produce_tile<C>(&x_map, args.product.schedule, begin, end,
                       args.product.weights + first * args.product.schedule.block_bytes() +
                           step_at(args.product.schedule, 2 * begin).offset,
-                      min(C::kConsumers, args.blocks - first), tile.token_tile * C::kTokens, shared, 0, ring);
+                      min(C::kConsumers, args.blocks - first), tile.token_tile * C::kTokens, shared, 0, true,
+                      ring);
     }
     __syncwarp();
     cluster_sync();
