@@ -157,7 +157,8 @@ double expected_cycles(const GemmDesc& desc, const Variant& variant) {
   const auto tiles =
       static_cast<double>(ceil_div(desc.n, std::int64_t{variant.tile_channels} * variant.cluster) *
                           ceil_div(desc.m, variant.tile_tokens));
-  const double clusters = multiprocessors(desc) / variant.cluster;
+  const int whole_clusters = multiprocessors(desc) / variant.cluster;
+  const double clusters = whole_clusters;
   if (variant.split_blocks > 0) {
     const double splits = usual_splits(desc, variant), blocks = variant.split_blocks;
     const double rounds = std::max(1.0, tiles * splits / (blocks * clusters));
