@@ -32,6 +32,7 @@ struct BenchCommand {
   std::string head = "bf16";
   std::string kv_dtype = "bf16";
   std::string weights = "fastest";
+  std::string layout = "slide";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
   double min_seconds = 0.5;
@@ -122,8 +123,9 @@ GemmBenchOptions gemm_options(const BenchCommand& command, const GemmSubject& su
 }
 
 void run_gemm(const BenchCommand& command, bool quiet) {
-  const GemmSubject subject = gemm_subject("bench", {command.directory, command.model, command.shape,
-                                                     command.dtypes, command.patterns, command.layer});
+  const GemmSubject subject =
+      gemm_subject("bench", {command.directory, command.model, command.shape, command.dtypes,
+                             command.patterns, command.layer, command.layout});
   GemmBenchOptions options = gemm_options(command, subject);
   std::optional<TuningCache> cache;
   if (options.device == DeviceKind::kCuda) {
@@ -272,6 +274,9 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
   CLI::App* gemm = bench->add_subcommand("gemm", "One linear layer at a time, each output checked first");
   add_common(gemm, gemm_command);
   gemm->add_option("--shape", gemm_command->shape, "N,K: output and input channels of one's own");
+  gemm->add_option("--layout", gemm_command->layout,
+                   "Of random weights with a pattern: slide, or split (some channels 2:4, the others dense)")
+      ->capture_default_str();
   gemm->add_option("--min-seconds", gemm_command->min_seconds, "Time a row at least")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

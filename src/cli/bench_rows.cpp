@@ -79,7 +79,8 @@ std::string gemm_table(const GemmBenchResult& result) {
                                    fmt::format("{}", row.k),
                                    fmt::format("{}", row.m),
                                    std::string(dtype_word(row.dtype)),
-                                   row.pattern.to_string() + (row.own_weights ? ", own" : ""),
+                                   row.pattern.to_string() + (row.layout == Layout::kSplit ? " split" : "") +
+                                       (row.own_weights ? ", own" : ""),
                                    row.kernel + (row.chosen ? " (chosen)" : ""),
                                    sparse_text(row.sparse_share),
                                    row.check};
@@ -170,6 +171,7 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
                       {"step_tokens", row.m},
                       {"dtype", dtype_word(row.dtype)}};
     add_pattern(json, row.pattern.to_string());
+    json["layout"] = layout_name(row.layout);
     if (row.n != 0) json["weights"] = row.own_weights ? "own" : "random";
     json["backend"] = row.backend;
     json["kernel"] = row.kernel;

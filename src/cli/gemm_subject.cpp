@@ -10,6 +10,7 @@
 
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
+#include "cli/pattern_option.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/probe.h"
@@ -117,6 +118,9 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
   if (subject.dtypes.empty()) subject.dtypes = {DType::kI8};
   subject.patterns = parse_pattern_list(options.patterns);
   if (subject.patterns.empty()) subject.patterns = {Pattern(), Pattern::of_half_group(4)};
+  if (parse_layout_option(options.layout) == PackedLayout::kSplit) {
+    for (GemmShape& shape : subject.shapes) shape.layout = Layout::kSplit;
+  }
   return subject;
 }
 

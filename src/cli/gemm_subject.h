@@ -12,7 +12,8 @@ namespace slidesparse {
 struct GemmSubjectOptions {
   std::string directory, model, shape;
   std::vector<std::string> dtypes, patterns;
-  std::int64_t layer = 0;  // of a directory
+  std::int64_t layer = 0;        // of a directory
+  std::string layout = "slide";  // of random weights with a pattern: slide or split
 };
 
 struct GemmSubject {

@@ -26,6 +26,7 @@ namespace {
 
 struct TuneCommand {
   std::string directory, model, shape, cache, device;
+  std::string layout = "slide";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
   bool force = false;
@@ -44,13 +45,13 @@ struct NamedShape {
 };
 
 TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& names) {
-  const GemmSubject subject = gemm_subject(
-      "tune", {command.directory, command.model, command.shape, command.dtypes, command.patterns});
+  const GemmSubject subject = gemm_subject("tune", {command.directory, command.model, command.shape,
+                                                    command.dtypes, command.patterns, 0, command.layout});
   TunerOptions options;
   options.device = parse_device(command.device);
   for (const DType dtype : subject.dtypes) {
     for (const GemmShape& shape : subject.shapes)
-      names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias, shape.stored}});
+      names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias, shape.stored, shape.layout}});
   }
   for (const NamedShape& named : names) options.shapes.push_back(named.shape);
   options.patterns = subject.patterns;
@@ -216,6 +217,11 @@ void add_tune(CLI::App& app, const GlobalOptions& global) {
   command->add_option("--dtype", options->dtypes, "List of int8, fp8, bf16 (default int8)")->delimiter(',');
   command->add_option("--patterns", options->patterns, "List of patterns (default dense,6:8)")
       ->delimiter(',');
+  command
+      ->add_option(
+          "--layout", options->layout,
+          "Layout of random weights with a pattern: slide, or split (some channels 2:4, the others dense)")
+      ->capture_default_str();
   command
       ->add_option("--m", options->m,
                    "List of M, tokens in a step (default 16,64,256,1024,4096,16384; CPU 1,8,64,512)")

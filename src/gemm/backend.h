@@ -16,6 +16,8 @@ class PreparedWeights {
  public:
   virtual ~PreparedWeights() = default;
   virtual std::int64_t allocated_bytes() const = 0;
+  // Where Footprint::gathered says so: lane i of X holds channel input_order()[i], [k] on the card.
+  virtual const std::int32_t* input_order() const { return nullptr; }
 };
 
 // A kernel bound to a problem. Immutable: one plan may run on many layers of the same shape.

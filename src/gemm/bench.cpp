@@ -74,7 +74,7 @@ class Race {
 
  private:
   void add_pattern(Pattern pattern) {
-    const TrackShape shape{shape_.n, shape_.k, dtype_, shape_.bias, shape_.stored};
+    const TrackShape shape{shape_.n, shape_.k, dtype_, shape_.bias, shape_.stored, shape_.layout};
     const GemmDesc desc = track_desc(shape, pattern, m_, {});
     const std::int64_t copies =
         1 + (m_ <= kStreamingTokens ? 2 * last_level_cache_bytes() / layer_weight_bytes(desc) : 0);

@@ -21,6 +21,7 @@ struct GemmShape {
   std::int64_t k = 0;
   bool bias = false;
   std::shared_ptr<const StoredLayer> stored{};  // a directory's own weights; null: random ones
+  Layout layout = Layout::kPacked;              // of random ones with a pattern: packed or split
 };
 
 struct GemmBenchOptions {

@@ -66,7 +66,7 @@ class ChosenBench {
   }
 
   void run_shape(const GemmShape& shape, DType dtype) {
-    const TrackShape track_shape{shape.n, shape.k, dtype, shape.bias, shape.stored};
+    const TrackShape track_shape{shape.n, shape.k, dtype, shape.bias, shape.stored, shape.layout};
     tune_missing(track_shape, shape.name);
     keep_weights(track_shape, shape.name);
     const auto track = make_race_track(track_shape, options_.device, options_.seed, options_.part);

@@ -17,7 +17,8 @@
 //   5. cpu onednn   dense weights elsewhere: it needs a copy of the weights and is no faster than the panel.
 //   6. reference    only when named, or when nothing else can.
 // On a GPU the dense ones first, because a sparse one is faster only for some shapes, which is what tuning is
-// for: 1. cutlass (scales and bias inside), 2. cublaslt, 3. cusparselt, 4. others.
+// for: 1. cutlass (scales and bias inside), 2. cublaslt, 3. native, the only one for split weights, 4.
+// cusparselt.
 namespace slidesparse {
 namespace {
 
@@ -40,7 +41,7 @@ Feasibility is_kept(const Backend& backend, const GemmDesc& desc, const KernelDe
 Candidate judge(const Backend& backend, const KernelDesc& kernel) {
   if (backend.device() == DeviceKind::kCuda) {
     const std::string_view name = backend.name();
-    const int rank = name == "cutlass" ? 1 : name == "cublaslt" ? 2 : name == "cusparselt" ? 3 : 4;
+    const int rank = name == "cutlass" ? 1 : name == "cublaslt" ? 2 : name == "native" ? 3 : 4;
     return {&backend, kernel, rank, "not tuned for this shape: by rank of the backend"};
   }
   if (backend.name() != "cpu") return {&backend, kernel, 6, "the only one that can"};
@@ -174,8 +175,9 @@ Choice choose(const GemmDesc& desc, std::span<const std::string> allowed, const 
   }
   auto best = std::min_element(candidates.begin(), candidates.end(),
                                [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
-  if (best->backend->name() == "cutlass") {
-    // Its kernels are for few or for many tokens, and it orders them by an estimate without asking anybody.
+  if (best->backend->name() == "cutlass" || best->backend->name() == "native") {
+    // Their kernels are for few or for many tokens, and they order them by an estimate without asking
+    // anybody.
     const std::vector<KernelDesc> likely = best->backend->candidates(desc);
     const auto first = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
       return !likely.empty() && candidate.backend == best->backend &&

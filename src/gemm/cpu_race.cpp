@@ -149,7 +149,7 @@ GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, De
   desc.k = shape.k;
   desc.x = desc.w = shape.dtype;
   desc.pattern = pattern;
-  desc.layout = pattern.is_dense() ? Layout::kDense : Layout::kPacked;
+  desc.layout = pattern.is_dense() ? Layout::kDense : shape.layout;
   desc.bias = shape.bias;
   desc.bias_dtype = DType::kBF16;  // as models have it
   desc.device = device;

@@ -108,8 +108,8 @@ class CudaRunner : public RaceRunner {
     const GemmDesc& desc = entrant_.desc;
     element_ = static_cast<std::int64_t>(dtype_size(desc.x));
     // BF16 that is neither lifted nor padded is read as it is.
-    direct_ = desc.x == DType::kBF16 && footprint_.lift == 0 && footprint_.k_padded == desc.k &&
-              footprint_.m_padded <= desc.m;
+    direct_ = desc.x == DType::kBF16 && footprint_.lift == 0 && !footprint_.gathered &&
+              footprint_.k_padded == desc.k && footprint_.m_padded <= desc.m;
     if (!direct_)
       Shared::grow(shared_->q, footprint_.m_padded * footprint_.k_padded * element_, "bench codes");
     Shared::grow(shared_->scale, footprint_.m_padded * 4, "bench scales");
@@ -179,6 +179,7 @@ class CudaRunner : public RaceRunner {
     args.x = shared_->x.data();
     args.ldx = desc.k;
     args.lift = footprint_.lift;
+    if (footprint_.gathered) args.perm = copies_.front()->input_order();
     args.q = shared_->q.data();
     args.ldq = footprint_.k_padded;
     args.scale = desc.x == DType::kBF16 ? nullptr : shared_->scale.as<float>();

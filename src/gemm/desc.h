@@ -66,7 +66,8 @@ struct Footprint {
   std::int64_t k_padded = 0;
   int lift = 0;
   std::int64_t weight_bytes_read =
-      0;  // per run: what one pass over the weights moves (values + codes + scales)
+      0;                  // per run: what one pass over the weights moves (values + codes + scales)
+  bool gathered = false;  // X's lanes stand in the order of PreparedWeights::input_order(); never with `lift`
 };
 
 // Weights as they come from a directory, in host memory: views that outlive everything prepared from them on

@@ -7,6 +7,7 @@
 #ifdef SLIDESPARSE_HAVE_CUDA
 #include "gemm/backends/cublaslt.h"
 #include "gemm/backends/cutlass.h"
+#include "gemm/backends/native.h"
 #endif
 #ifdef SLIDESPARSE_HAVE_CUSPARSELT
 #include "gemm/backends/cusparselt.h"
@@ -30,8 +31,10 @@ const std::vector<const Backend*>& backends() {
 #ifdef SLIDESPARSE_HAVE_CUDA
     static const CutlassBackend kCutlass;
     static const CublasLtBackend kCublasLt;
+    static const NativeBackend kNative;
     list.push_back(&kCutlass);
     list.push_back(&kCublasLt);
+    list.push_back(&kNative);
 #endif
 #ifdef SLIDESPARSE_HAVE_CUSPARSELT
     static const CusparseLtBackend kCusparseLt;

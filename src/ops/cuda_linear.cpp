@@ -101,7 +101,8 @@ void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::
   const bool quantised = desc.x != DType::kBF16;
   // BF16 that nothing has to be done to is read where it is.
   const bool direct = !quantised && input.producer == cuda::Producer::kNone && footprint.lift == 0 &&
-                      footprint.k_padded == desc.k && input.ldx == desc.k && footprint.m_padded <= m;
+                      !footprint.gathered && footprint.k_padded == desc.k && input.ldx == desc.k &&
+                      footprint.m_padded <= m;
   void* codes = nullptr;
   float* scales = nullptr;
   if (!direct) {
@@ -121,6 +122,7 @@ void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::
     args.norm_weight = input.norm_weight;
     args.eps = input.eps;
     args.lift = footprint.lift;
+    if (footprint.gathered) args.perm = weights->second->input_order();
     args.q = codes;
     args.ldq = footprint.k_padded;
     args.scale = scales;

@@ -15,7 +15,9 @@
 #include "core/parallel.h"
 #include "gemm/backends/common.h"
 #include "kernels/cuda/expand.h"
+#include "slidesparse/format/codes.h"
 #include "slidesparse/format/pack.h"
+#include "slidesparse/format/split.h"
 
 namespace slidesparse {
 namespace {
@@ -118,18 +120,36 @@ void validate_codes(const WeightSource& source, const GemmDesc& desc) {
     validate_packed({desc.pattern, desc.w, desc.n, desc.k, source.values, source.codes}, "weights");
 }
 
-void upload_rows(const WeightSource& source, const GemmDesc& desc, CudaForm form, Staging& staging,
-                 CudaWeights& weights) {
+// The codes of split rows are those of 2:4 over the sparse channels, which have no tail.
+void validate_split_codes(const WeightSource& source, const GemmDesc& desc) {
+  constexpr Pattern kQuads = Pattern::of_half_group(2);
+  const std::int64_t quads = split_shape(desc.pattern, desc.k).sparse / 4;
+  const std::int64_t code_bytes = stored_code_bytes_per_row(desc);
+  std::atomic<std::int64_t> damaged = -1;
+  parallel_for(desc.n, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      for (std::int64_t quad = 0; quad < quads; ++quad) {
+        if (read_code(source.codes + row * code_bytes, kQuads.code_bits(), quad) >= code_count(kQuads))
+          damaged = row * quads + quad;
+      }
+    }
+  });
+  if (damaged >= 0) {
+    fail_input("weights: row {} quad {}: a code that names no mask", damaged / quads, damaged % quads);
+  }
+}
+
+// Rows a chunk at a time through `staging`.
+void pass_rows(const WeightSource& source, const GemmDesc& desc, std::int64_t multiple, Staging& staging,
+               const std::function<void(const StoredChunk&)>& use) {
   const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
   const std::int64_t value_bytes = stored_values_per_row(desc) * element;
   const std::int64_t code_bytes = stored_code_bytes_per_row(desc);
   // Codes stand behind the values of a chunk, on a boundary of 256 bytes.
-  const std::int64_t rows_per_chunk =
-      std::max<std::int64_t>(1, (staging.bytes() - 256) / (value_bytes + code_bytes));
+  const std::int64_t rows_per_chunk = std::max<std::int64_t>(
+      multiple, (staging.bytes() - 256) / (value_bytes + code_bytes) / multiple * multiple);
   for (std::int64_t first = 0; first < desc.n; first += rows_per_chunk) {
     const std::int64_t rows = std::min(rows_per_chunk, desc.n - first);
-    const bool last = first + rows == desc.n;
-    const std::int64_t rows_written = last ? weights.n_padded - first : rows;
     const std::int64_t codes_at = round_up(rows * value_bytes, 256);
     staging.pass(
         [&](std::byte* host) {
@@ -140,24 +160,16 @@ void upload_rows(const WeightSource& source, const GemmDesc& desc, CudaForm form
           return codes_at + rows * code_bytes;
         },
         [&](std::byte* device) {
-          std::byte* to = weights.values.data() + first * weights.ld * element;
-          if (desc.layout == Layout::kDense) {
-            cuda_check(cuda::pad_dense(device, static_cast<int>(element), rows, desc.k, to, weights.ld,
-                                       rows_written, staging.stream()),
-                       "pad_dense", desc.to_string());
-            return;
-          }
-          const cuda::PackedRows packed{device,
-                                        reinterpret_cast<const std::uint8_t*>(device) + codes_at,
-                                        static_cast<int>(element),
-                                        desc.pattern.half_group(),
-                                        rows,
-                                        desc.k};
-          const auto expand = form == CudaForm::kSlid ? cuda::expand_slid : cuda::expand_dense;
-          cuda_check(expand(packed, to, weights.ld, rows_written, staging.stream()), "expand",
-                     desc.to_string());
+          const auto* codes = reinterpret_cast<const std::uint8_t*>(device) + codes_at;
+          use({device, code_bytes == 0 ? nullptr : codes, first, rows, first + rows == desc.n,
+               staging.stream()});
         });
   }
+}
+
+std::int64_t chunk_bytes(const GemmDesc& desc, std::int64_t rows) {
+  const auto element = static_cast<std::int64_t>(dtype_size(desc.w));
+  return rows * (stored_values_per_row(desc) * element + stored_code_bytes_per_row(desc)) + 256;
 }
 
 bool keeps_bf16_bias(const GemmDesc& desc, CudaForm form) {
@@ -242,11 +254,23 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
   weights.n_padded = n_padded;
   weights.ld = ld;
   weights.values = DeviceBuffer(n_padded * ld * element, "weights");
-  const std::int64_t row_bytes = stored_values_per_row(desc) * element + stored_code_bytes_per_row(desc);
-  const std::shared_ptr<Staging> held = staging_of(std::max(kChunkBytes, row_bytes + 256));
+  const std::shared_ptr<Staging> held = staging_of(std::max(kChunkBytes, chunk_bytes(desc, 1)));
   Staging& staging = *held;
   const std::scoped_lock lock(staging.mutex());
-  upload_rows(source, desc, form, staging, weights);
+  pass_rows(source, desc, 1, staging, [&](const StoredChunk& chunk) {
+    std::byte* to = weights.values.data() + chunk.first * ld * element;
+    const std::int64_t rows_written = chunk.last ? n_padded - chunk.first : chunk.rows;
+    if (desc.layout == Layout::kDense) {
+      cuda_check(cuda::pad_dense(chunk.values, static_cast<int>(element), chunk.rows, desc.k, to, ld,
+                                 rows_written, chunk.stream),
+                 "pad_dense", desc.to_string());
+      return;
+    }
+    const cuda::PackedRows packed{
+        chunk.values, chunk.codes, static_cast<int>(element), desc.pattern.half_group(), chunk.rows, desc.k};
+    const auto expand = form == CudaForm::kSlid ? cuda::expand_slid : cuda::expand_dense;
+    cuda_check(expand(packed, to, ld, rows_written, chunk.stream), "expand", desc.to_string());
+  });
   if (source.scales != nullptr)
     weights.scales =
         upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", staging);
@@ -271,6 +295,29 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
   }
   staging.finish();
   return weights;
+}
+
+void upload_rows(const WeightSource& source, const GemmDesc& desc, std::int64_t multiple,
+                 const std::function<void(const StoredChunk&)>& use) {
+  check_source(source, desc);
+  if (desc.layout == Layout::kPacked) validate_codes(source, desc);
+  if (desc.layout == Layout::kSplit) validate_split_codes(source, desc);
+  const std::shared_ptr<Staging> held = staging_of(std::max(kChunkBytes, chunk_bytes(desc, multiple)));
+  const std::scoped_lock lock(held->mutex());
+  pass_rows(source, desc, multiple, *held, use);
+  held->finish();
+}
+
+CudaVectors upload_vectors(const WeightSource& source, const GemmDesc& desc, std::int64_t n_padded) {
+  const std::shared_ptr<Staging> held = staging_of(kChunkBytes);
+  const std::scoped_lock lock(held->mutex());
+  CudaVectors vectors;
+  if (source.scales != nullptr)
+    vectors.scales = upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", *held);
+  if (source.bias != nullptr)
+    vectors.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", *held);
+  held->finish();
+  return vectors;
 }
 
 std::shared_ptr<const void> hold_weight_staging() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "core/cuda/memory.h"
 #include "gemm/backend.h"
@@ -42,6 +43,26 @@ struct CudaWeights : PreparedWeights {
 // Synchronises.
 CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
                            std::int64_t n_padded);
+
+// Stored rows on their way through the card: those of one chunk.
+struct StoredChunk {
+  const std::byte* values = nullptr;    // as they are stored, on the card
+  const std::uint8_t* codes = nullptr;  // the same; null for dense weights
+  std::int64_t first = 0;               // number of the first row
+  std::int64_t rows = 0;                // a multiple of `multiple` but in the last chunk
+  bool last = false;
+  void* stream = nullptr;  // on which to launch what reads them
+};
+// Brings `source` to the card a chunk of rows at a time and calls `use` for each; codes are checked first, so
+// that kernels need not. Synchronises.
+void upload_rows(const WeightSource& source, const GemmDesc& desc, std::int64_t multiple,
+                 const std::function<void(const StoredChunk&)>& use);
+
+// Scales and bias in FP32, [n_padded], zero behind n; empty where there are none. Synchronises.
+struct CudaVectors {
+  DeviceBuffer scales, bias;
+};
+CudaVectors upload_vectors(const WeightSource& source, const GemmDesc& desc, std::int64_t n_padded);
 
 // While somebody holds one of these, uploads share one set of staging memory (two chunks, pinned and on the
 // card) instead of making their own, which takes longer than a small layer. Uploads take turns.

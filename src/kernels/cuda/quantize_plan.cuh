@@ -47,7 +47,18 @@ cudaError_t launch_spread(const QuantizePlan& plan, cudaStream_t stream);
 // Norm and SiLU of many rows; can_stream() says whether the card and the row will do.
 bool can_stream(const QuantizePlan& plan);
 cudaError_t launch_stream(const QuantizePlan& plan, cudaStream_t stream);
+// Many rows that are gathered; can_gather() says whether the card and the row will do.
+bool can_gather(const QuantizePlan& plan);
+cudaError_t launch_gather(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
+
+// The product behind this may start, set itself up and fetch weights; it waits for the end of this kernel
+// before it reads what is written here.
+__device__ inline void let_successor_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 template <Codes C>
 constexpr int kCodeBytes = C == Codes::kBF16 ? 2 : 1;

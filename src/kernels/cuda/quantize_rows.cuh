@@ -312,6 +312,7 @@ __device__ inline void finish_row(const QuantizePlan& p, std::int64_t row, uint4
 template <Producer kProducer, Codes C, int kDepth, int kMostThreads>
 __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 2 : 1)
     quantize_rows(const __grid_constant__ QuantizePlan p) {
+  let_successor_start();
   extern __shared__ __align__(16) std::uint8_t shared[];
   __shared__ std::uint32_t partials[kMostBlockRows][32];
   __shared__ float chunks[kProducer == Producer::kRmsNorm ? kDepth * kMostThreads / kChunkVectors : 1];

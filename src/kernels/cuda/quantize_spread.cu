@@ -30,6 +30,7 @@ struct SpreadPlan {
 template <Producer kProducer, Codes C, int kDepth>
 __global__ void __launch_bounds__(kMostThreads) quantize_spread(const __grid_constant__ SpreadPlan spread) {
 #if __CUDA_ARCH__ >= 900
+  let_successor_start();
   namespace cg = cooperative_groups;
   extern __shared__ __align__(16) std::uint8_t shared[];
   __shared__ std::uint32_t partials[32];

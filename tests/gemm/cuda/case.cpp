@@ -20,9 +20,11 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "core/samples.h"
+#include "gemm/backends/common.h"
 #include "slidesparse/format/codes.h"
 #include "slidesparse/format/pack.h"
 #include "slidesparse/format/slide.h"
+#include "slidesparse/format/split.h"
 
 namespace slidesparse {
 namespace {
@@ -205,6 +207,28 @@ Seen read_back(const CudaCase& problem, const DeviceBuffer& out, const Places& p
   return seen;
 }
 
+// The order in which a kernel reads the lanes of X, on the host; empty where it is their own.
+std::vector<std::int32_t> order_of(const PreparedWeights& weights, const Footprint& footprint, std::int64_t k,
+                                   const CudaStream& stream) {
+  EXPECT_EQ(footprint.gathered, weights.input_order() != nullptr);
+  if (!footprint.gathered) return {};
+  std::vector<std::int32_t> order(static_cast<std::size_t>(k));
+  copy_to_host(order.data(), weights.input_order(), k * 4, stream.handle());
+  stream.synchronize();
+  return order;
+}
+
+// Any channels may be sparse, in any order; the dense ones ascend.
+std::vector<std::int32_t> random_perm(const SplitShape& shape, std::uint64_t seed) {
+  std::vector<std::int32_t> perm(static_cast<std::size_t>(shape.k));
+  std::iota(perm.begin(), perm.end(), 0);
+  Random random(seed);
+  for (std::int64_t i = shape.k - 1; i > 0; --i)
+    std::swap(perm[static_cast<std::size_t>(i)], perm[static_cast<std::size_t>(random.below(i + 1))]);
+  std::sort(perm.begin() + shape.sparse, perm.end());
+  return perm;
+}
+
 DeviceBuffer upload(const void* host, std::int64_t bytes, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(bytes, name);
   copy_to_device(buffer.data(), host, bytes, stream.handle());
@@ -215,7 +239,8 @@ DeviceBuffer upload(const void* host, std::int64_t bytes, const char* name, cons
 }  // namespace
 
 std::string CaseSpec::to_string() const {
-  return fmt::format("{}_{}_M{}_N{}_K{}{}{}{}{}_seed{}", dtype_name(dtype), pattern.to_string(), m, n, k,
+  return fmt::format("{}_{}{}_M{}_N{}_K{}{}{}{}{}_seed{}", dtype_name(dtype), pattern.to_string(),
+                     split ? "_split" : "", m, n, k,
                      bias ? (bias_dtype == DType::kBF16 ? "_bias_bf16" : "_bias") : "",
                      out == DType::kF32 ? "_F32" : "", exact ? "_exact" : "", nan_token ? "_nan" : "", seed);
 }
@@ -244,7 +269,7 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
   desc_.x = desc_.w = spec.dtype;
   desc_.out = spec.out;
   desc_.pattern = spec.pattern;
-  desc_.layout = spec.pattern.is_dense() ? Layout::kDense : Layout::kPacked;
+  desc_.layout = spec.pattern.is_dense() ? Layout::kDense : spec.split ? Layout::kSplit : Layout::kPacked;
   desc_.bias = spec.bias;
   desc_.bias_dtype = spec.bias_dtype;
   desc_.ldout = spec.ldout;
@@ -257,8 +282,10 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
     return small_integer(spec.dtype,
                          static_cast<int>(random_bits(spec.seed, static_cast<std::uint64_t>(i)) % 5) - 2);
   };
-  const std::int64_t per_row = spec.pattern.values_per_row(spec.k);
-  const std::int64_t code_bytes = spec.pattern.is_dense() ? 0 : spec.pattern.code_bytes_per_row(spec.k);
+  const std::int64_t per_row = stored_values_per_row(desc_);
+  const std::int64_t code_bytes = stored_code_bytes_per_row(desc_);
+  const SplitShape shape = split_shape(spec.pattern, spec.k);
+  if (spec.split) perm_ = random_perm(shape, spec.seed + 9);
   values_ = Buffer(static_cast<std::size_t>(spec.n * per_row * size));
   codes_ = Buffer(static_cast<std::size_t>(spec.n * code_bytes));
   std::memset(codes_.data(), 0, codes_.size());
@@ -267,6 +294,13 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
       std::byte* values = values_.data() + row * per_row * size;
       if (spec.pattern.is_dense()) {
         for (std::int64_t i = 0; i < spec.k; ++i) put(spec.dtype, values, i, weight(row * spec.k + i));
+      } else if (spec.split) {
+        CaseSpec quads = spec;
+        quads.pattern = Pattern::of_half_group(2);
+        quads.k = shape.sparse;
+        make_packed_row(quads, row, values, codes_.as<std::uint8_t>() + row * code_bytes, weight);
+        for (std::int64_t i = shape.sparse / 2; i < per_row; ++i)
+          put(spec.dtype, values, i, weight(row * per_row + i));
       } else {
         make_packed_row(spec, row, values, codes_.as<std::uint8_t>() + row * code_bytes, weight);
       }
@@ -320,7 +354,8 @@ WeightSource CudaCase::source() const {
   source.n = desc_.n;
   source.k = desc_.k;
   source.values = values_.data();
-  if (desc_.layout == Layout::kPacked) source.codes = codes_.as<std::uint8_t>();
+  if (desc_.layout != Layout::kDense) source.codes = codes_.as<std::uint8_t>();
+  source.perm = perm_;
   if (desc_.w != DType::kBF16) source.scales = scales_.data();
   if (desc_.bias) {
     const bool narrow = spec_.bias_dtype == DType::kBF16;
@@ -330,7 +365,7 @@ WeightSource CudaCase::source() const {
   return source;
 }
 
-Buffer CudaCase::activations(const Footprint& footprint) const {
+Buffer CudaCase::activations(const Footprint& footprint, std::span<const std::int32_t> order) const {
   const auto size = static_cast<std::int64_t>(dtype_size(desc_.x));
   const Pattern lift = footprint.lift == 0 ? Pattern() : Pattern::of_half_group(footprint.lift);
   const std::int64_t width = lift.lifted_k(desc_.k);
@@ -341,7 +376,12 @@ Buffer CudaCase::activations(const Footprint& footprint) const {
     for (std::int64_t row = begin; row < end; ++row) {
       std::byte* to = padded.data() + row * footprint.k_padded * size;
       std::memset(to, 0, static_cast<std::size_t>(footprint.k_padded * size));
-      if (row < desc_.m) lift_rows(lift, desc_.x, x_.data() + row * desc_.k * size, 1, desc_.k, desc_.k, to);
+      const std::byte* from = x_.data() + row * desc_.k * size;
+      for (std::size_t i = 0; i < order.size() && row < desc_.m; ++i)
+        std::memcpy(to + static_cast<std::int64_t>(i) * size, from + order[i] * size,
+                    static_cast<std::size_t>(size));
+      if (row < desc_.m && order.empty())
+        lift_rows(lift, desc_.x, x_.data() + row * desc_.k * size, 1, desc_.k, desc_.k, to);
     }
   });
   return padded;
@@ -363,7 +403,7 @@ CudaCase::Sample CudaCase::make_sample() const {
   if (rows == 0) return part;
 
   const auto size = static_cast<std::int64_t>(dtype_size(desc_.w));
-  const std::int64_t per_row = desc_.pattern.values_per_row(desc_.k) * size;
+  const std::int64_t per_row = stored_values_per_row(desc_) * size;
   const std::int64_t code_bytes = static_cast<std::int64_t>(codes_.size()) / desc_.n;
   std::vector<std::byte> x, values;
   std::vector<std::uint8_t> codes;
@@ -412,6 +452,9 @@ CudaCase::Sample CudaCase::make_sample() const {
   if (desc_.layout == Layout::kPacked) {
     unpack_rows({desc_.pattern, desc_.w, columns, desc_.k, values.data(), codes.data()}, 0, columns,
                 dense.data(), desc_.k);
+  } else if (desc_.layout == Layout::kSplit) {
+    split_unpack_rows(split_shape(desc_.pattern, desc_.k), perm_, desc_.w, values.data(), codes.data(),
+                      columns, dense.data(), desc_.k);
   } else {
     dense = values;
   }
@@ -479,7 +522,7 @@ void print_host_times(const Backend& backend, const CudaCase& problem) {
     const CudaStream stream;
     const auto weights = backend.prepare_weights(problem.source(), desc, kernel);
     const GemmPlan plan = backend.plan(desc, kernel);
-    const Buffer x_host = problem.activations(footprint);
+    const Buffer x_host = problem.activations(footprint, order_of(*weights, footprint, desc.k, stream));
     const std::vector<float> scale_host = problem.token_scales(footprint);
     const DeviceBuffer x = upload(x_host.data(), static_cast<std::int64_t>(x_host.size()), "test: x", stream);
     const DeviceBuffer scales =
@@ -515,7 +558,7 @@ void CudaCase::check(const Backend& backend, const KernelDesc& kernel) const {
   const GemmPlan plan = backend.plan(desc_, kernel);
   EXPECT_EQ(plan.workspace_bytes, footprint.workspace_bytes);
 
-  const Buffer x_host = activations(footprint);
+  const Buffer x_host = activations(footprint, order_of(*weights, footprint, desc_.k, stream));
   const std::vector<float> scale_host = token_scales(footprint);
   const DeviceBuffer x = upload(x_host.data(), static_cast<std::int64_t>(x_host.size()), "test: x", stream);
   const DeviceBuffer scales =

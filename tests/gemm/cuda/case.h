@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <ostream>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace slidesparse {
 
-// One random problem on a card. Dense patterns give a dense source, others a packed one.
+// One random problem on a card. Dense patterns give a dense source, others a packed or a split one.
 struct CaseSpec {
   DType dtype = DType::kI8;  // of X and W
   Pattern pattern;
@@ -22,6 +23,7 @@ struct CaseSpec {
   DType bias_dtype = DType::kF32;  // or BF16
   DType out = DType::kBF16;
   std::int64_t ldout = 0;
+  bool split = false;  // weights with a pattern come in the split layout
   std::uint64_t seed = 1;
   // Small integers, unit scales, |sum| <= 256: every backend has to give the very number.
   bool exact = false;
@@ -43,8 +45,8 @@ class CudaCase {
   const CaseSpec& spec() const { return spec_; }
   const GemmDesc& desc() const { return desc_; }
   WeightSource source() const;
-  // X as `footprint` wants it: lifted and padded, [m_padded, k_padded] elements, zero outside.
-  Buffer activations(const Footprint& footprint) const;
+  // X as `footprint` wants it: lifted or gathered, and padded, [m_padded, k_padded] elements, zero outside.
+  Buffer activations(const Footprint& footprint, std::span<const std::int32_t> order = {}) const;
   // [m_padded], zero behind m; empty for BF16.
   std::vector<float> token_scales(const Footprint& footprint) const;
 
@@ -64,6 +66,7 @@ class CudaCase {
   Buffer x_;       // [m, k]
   Buffer values_;  // as WeightSource has them
   Buffer codes_;
+  std::vector<std::int32_t> perm_;  // of split weights
   std::vector<float> x_scale_;
   std::vector<std::uint16_t> scales_;  // BF16
   std::vector<float> bias_;

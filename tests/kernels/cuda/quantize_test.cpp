@@ -89,6 +89,32 @@ INSTANTIATE_TEST_SUITE_P(Lengths, CudaQuantizeShapes,
 
 class CudaQuantize : public DeviceTest {};
 
+// Rows that are gathered two at a time: an odd number of them, tokens that have no codes, padding.
+TEST_F(CudaQuantize, ManyGatheredRows) {
+  const CudaStream stream;
+  Random random(77);
+  for (const Producer producer : {Producer::kNone, Producer::kSiluMul}) {
+    for (const DType out : {DType::kI8, DType::kF8E4M3}) {
+      for (const std::int64_t k : {8, 264, 3584}) {
+        QuantizeCase c;
+        c.producer = producer;
+        c.out = out;
+        c.m = 601;
+        c.k = k;
+        c.ldx = producer == Producer::kSiluMul ? 2 * k : k;
+        c.ldq = (k + 63) / 64 * 64 + 64;
+        c.m_padded = random.below(2) == 0 ? 0 : 608;
+        c.perm = random_perm(k, random.bits());
+        fill_inputs(c, random.bits());
+        for (std::int64_t i = 0; i < c.ldx; ++i) c.x[static_cast<std::size_t>(4 * c.ldx + i)] = 0;
+        c.x[static_cast<std::size_t>(600 * c.ldx + 3)] = 0x7fc0;  // a NaN in the last row
+        check_case(c, stream);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
 // One token a row of `rows`, all as long as the longest.
 QuantizeCase case_of_rows(const std::vector<std::vector<float>>& rows, DType out) {
   QuantizeCase c;

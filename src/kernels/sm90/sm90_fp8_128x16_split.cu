@@ -1,0 +1,9 @@
+#include "kernels/sm90/sm90_launch.cuh"
+
+namespace slidesparse::sm90 {
+
+Variant fp8_128x16_split() {
+  return SplitLaunch<Config<DType::kF8E4M3, 128, 16, 5, 1>>::variant();
+}
+
+}  // namespace slidesparse::sm90
