@@ -9,11 +9,13 @@
 #   tune      four models tuned                    choice    what the cache chooses, measured again (after tune)
 #   models    tests of whole models, then Qwen2.5-7B tuned, prefill and decode
 #   limited   Qwen2.5-14B and 7B in 22.4 GiB       speed     attention and sampling alone
+#   native    our Hopper kernels on split weights: layers, then whole models
+#   limited_decode  of limited, what its smallest weights are for
 #   shares    where the time of a step goes (ncu)
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,14s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,17s/^# //p' "$0" >&2; exit 2; }
 here=$1
 run=$here/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
@@ -109,6 +111,23 @@ step_models() {
   slidesparse --quiet tune "${options[@]}" --m 64,256,512,1024,4096,16384 | tail -n 2
   slidesparse --quiet bench prefill "${options[@]}" --m 1024,4096,16384 --json "$out/prefill.json" | grep -v '^ran'
   slidesparse --quiet bench decode "${options[@]}" --m 64,256,512 --steps 64 --runs 3 --json "$out/decode.json" | grep -v '^ran'
+}
+
+step_native() {
+  "$run" tests --only gemm_cuda_test --filter '*Native*:-*Large*' | tail -n 3
+  local options=(--model qwen2.5-7b --dtype fp8 --layout split)
+  slidesparse --quiet bench gemm "${options[@]}" --patterns $patterns --m 1,16,64,128,1024,2048,4096,16384 --backend all \
+    --min-seconds 0.1 --json "$out/native.json" | grep -E 'sum|layer|card'
+  slidesparse --quiet tune "${options[@]}" --patterns $patterns --m 64,2048,16384 --cache "$out/native-tuning.json" | tail -n 2
+  slidesparse --quiet bench prefill "${options[@]}" --patterns $patterns --m 16384 --cache "$out/native-tuning.json" \
+    --json "$out/native-prefill.json"
+  slidesparse --quiet bench decode "${options[@]}" --patterns $patterns --m 64 --steps 64 --runs 3 \
+    --cache "$out/native-tuning.json" --json "$out/native-decode.json"
+}
+step_limited_decode() {
+  local options=(--patterns dense,6:8 --memory-limit 22.4GiB --model qwen2.5-14b --dtype fp8 --steps 256 --runs 1)
+  peak_of slidesparse --quiet bench decode "${options[@]}" --m 128 | grep -v '^ran'
+  peak_of slidesparse --quiet bench decode "${options[@]}" --m 256 --kv-cache-dtype fp8 | grep -v '^ran'
 }
 
 step_shares() {

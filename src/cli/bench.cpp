@@ -16,6 +16,7 @@
 #include "cli/gemm_subject.h"
 #include "cli/linear_options.h"
 #include "cli/output.h"
+#include "cli/pattern_option.h"
 #include "core/cuda/status.h"
 #include "core/fail.h"
 #include "core/log.h"
@@ -174,14 +175,16 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
   }
   const ModelConfig config = known_model(command.model);
   const DType head = parse_head_option(command.head);
+  const Layout layout =
+      parse_layout_option(command.layout) == PackedLayout::kSplit ? Layout::kSplit : Layout::kPacked;
   std::vector<std::vector<PlannedModel>> all;
   for (const DType dtype : dtypes_of(command)) {
     std::vector<PlannedModel>& models = all.emplace_back();
     for (const Pattern pattern : patterns_of(command)) {
-      const auto reader = random_weights(config, dtype, pattern, head, command.seed);
+      const auto reader = random_weights(config, dtype, pattern, head, command.seed, layout);
       models.push_back(plan_bench_model(command.model, config, *reader, options, bench));
       models.back().load = [=, seed = command.seed](const ModelOptions& how) {
-        return Model::random(config, dtype, pattern, head, seed, how);
+        return Model::random(config, dtype, pattern, head, seed, how, layout);
       };
     }
   }
@@ -307,6 +310,8 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
                                                                       : "M sequences, one token each a step");
     add_common(command, options);
     add_linear_options(*command, options->linear);
+    command->add_option("--layout", options->layout, "With --model: slide or split weights")
+        ->capture_default_str();
     command->add_option("--head", options->head, "With --model: bf16 or int8 head")->capture_default_str();
     command->add_option("--kv-cache-dtype", options->kv_dtype, "Keys and values: bf16, or on a card fp8")
         ->capture_default_str();

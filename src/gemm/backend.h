@@ -18,6 +18,8 @@ class PreparedWeights {
   virtual std::int64_t allocated_bytes() const = 0;
   // Where Footprint::gathered says so: lane i of X holds channel input_order()[i], [k] on the card.
   virtual const std::int32_t* input_order() const { return nullptr; }
+  // The same on the host.
+  virtual std::span<const std::int32_t> input_order_on_host() const { return {}; }
 };
 
 // A kernel bound to a problem. Immutable: one plan may run on many layers of the same shape.

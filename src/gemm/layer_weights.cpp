@@ -114,29 +114,45 @@ LayerWeights LayerWeights::random(const GemmDesc& desc, std::uint64_t seed, std:
 }
 
 LayerWeights LayerWeights::joined(const GemmDesc& desc, std::span<const WeightSource> members,
-                                  std::int64_t copies) {
+                                  std::int64_t copies, std::span<const std::int32_t> row_order) {
   LayerWeights made(desc, copies);
+  // out[i] = in[row_order[i]], rows of `bytes` bytes.
+  const auto copy_rows = [row_order](std::byte* out, const void* in, std::int64_t rows, std::int64_t bytes) {
+    const auto* from = static_cast<const std::byte*>(in);
+    if (row_order.empty()) {
+      std::memcpy(out, from, static_cast<std::size_t>(rows * bytes));
+      return;
+    }
+    parallel_for(rows, 256, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        std::memcpy(out + i * bytes, from + row_order[static_cast<std::size_t>(i)] * bytes,
+                    static_cast<std::size_t>(bytes));
+    });
+  };
+  const auto ordered = [row_order](std::vector<float> values) {
+    if (row_order.empty()) return values;
+    std::vector<float> out(values.size());
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = values[static_cast<std::size_t>(row_order[i])];
+    return out;
+  };
   std::int64_t row = 0;
   for (const WeightSource& member : members) {
     require(member.layout == desc.layout && member.pattern == desc.pattern && member.dtype == desc.w &&
-                member.k == desc.k && row + member.n <= desc.n,
+                member.k == desc.k && row + member.n <= desc.n &&
+                (row_order.empty() || static_cast<std::int64_t>(row_order.size()) == member.n),
             "{}: its parts differ", desc.to_string());
     const std::int64_t value_row = made.value_bytes_ / desc.n;
     const std::int64_t code_row = made.code_bytes_ / desc.n;
-    std::memcpy(made.values_.data() + row * value_row, member.values,
-                static_cast<std::size_t>(member.n * value_row));
-    if (code_row != 0) {
-      std::memcpy(made.codes_.data() + row * code_row, member.codes,
-                  static_cast<std::size_t>(member.n * code_row));
-    }
+    copy_rows(made.values_.data() + row * value_row, member.values, member.n, value_row);
+    if (code_row != 0) copy_rows(made.codes_.data() + row * code_row, member.codes, member.n, code_row);
     if (desc.w != DType::kBF16) {
-      const std::vector<float> scales = to_floats(member.scales, member.scale_dtype, member.n);
+      const std::vector<float> scales = ordered(to_floats(member.scales, member.scale_dtype, member.n));
       made.scales_.insert(made.scales_.end(), scales.begin(), scales.end());
     }
     if (desc.bias) {
       const std::vector<float> bias = member.bias == nullptr
                                           ? std::vector<float>(static_cast<std::size_t>(member.n))
-                                          : to_floats(member.bias, member.bias_dtype, member.n);
+                                          : ordered(to_floats(member.bias, member.bias_dtype, member.n));
       if (desc.bias_dtype == DType::kBF16) {
         std::transform(bias.begin(), bias.end(), std::back_inserter(made.bias_), float_to_bf16);
       } else {

@@ -25,8 +25,9 @@ class LayerWeights {
   static LayerWeights random(const GemmDesc& desc, std::uint64_t seed, std::int64_t copies = 1);
   // The rows of `members` below each other; scales become FP32. Of split ones the permutation has to outlive
   // this. Throws kInternal when they are not what `desc` says.
+  // With `row_order` row i of each member, all of which have that many, is its row row_order[i].
   static LayerWeights joined(const GemmDesc& desc, std::span<const WeightSource> members,
-                             std::int64_t copies = 1);
+                             std::int64_t copies = 1, std::span<const std::int32_t> row_order = {});
 
   std::int64_t copies() const { return copies_; }
   std::int64_t copy_bytes() const { return value_bytes_ + code_bytes_; }

@@ -67,12 +67,14 @@ class LinearMaker {
  public:
   explicit LinearMaker(const CudaLinearOptions& options) : options_(options) {}
 
-  CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out) {
+  // With `row_order`, the channels of each member's output stand in it.
+  CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out,
+                  std::span<const std::int32_t> row_order = {}) {
     const GemmDesc desc = fused_desc(name, members, out);
     auto& kernels = kernels_[kernels_key(desc)];
     if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
-    if (members.size() == 1) return {name, kernels, members.front()};
-    const LayerWeights joined = LayerWeights::joined(desc, members);
+    if (members.size() == 1 && row_order.empty()) return {name, kernels, members.front()};
+    const LayerWeights joined = LayerWeights::joined(desc, members, 1, row_order);
     return {name, kernels, joined.source(0, 0, desc.n)};
   }
 
@@ -109,7 +111,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
   LinearMaker maker(options);
   std::set<std::string> patterns, dtypes;
   const auto total = static_cast<std::int64_t>(table.groups.size()) + 1;
-  for (const FusedGroup& group : table.groups) {
+  const auto read = [&](const FusedGroup& group) {
     std::vector<WeightSource> members;
     for (const LinearSpec& spec : group.members) members.push_back(reader.linear(spec, group));
     for (const WeightSource& member : members) {
@@ -117,7 +119,17 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
       patterns.insert(pattern_words(member));
       dtypes.emplace(dtype_word(member.dtype));
     }
-    linears_.push_back(maker.make(group.name, members, DType::kBF16));
+    return members;
+  };
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    const FusedGroup* const groups = &table.groups[static_cast<std::size_t>(4 * i)];
+    linears_.push_back(maker.make(groups[kQkv].name, read(groups[kQkv]), DType::kBF16));
+    linears_.push_back(maker.make(groups[kOutput].name, read(groups[kOutput]), DType::kBF16));
+    // Gate and up write their channels in the order in which down reads them.
+    const std::vector<WeightSource> gate_up = read(groups[kGateUp]);
+    CudaLinear down = maker.make(groups[kDown].name, read(groups[kDown]), DType::kBF16);
+    linears_.push_back(maker.make(groups[kGateUp].name, gate_up, DType::kBF16, down.input_order()));
+    linears_.push_back(std::move(down));
     if (progress) progress(static_cast<std::int64_t>(linears_.size()), total);
   }
   const TensorView final_norm = reader.plain({"model.norm.weight", {config.hidden}});
@@ -253,6 +265,7 @@ void CudaDecoder::run_layers(const Context& context, const CudaStep& step, const
     down.producer = cuda::Producer::kSiluMul;
     down.x = gate_up;
     down.ldx = 2 * config_.intermediate;
+    down.ordered = !linear(layer, kDown).input_order().empty();
     linear(layer, kDown).run(context, down, stream.m, stream.update);
   }
 }

@@ -82,8 +82,9 @@ Model Model::load(const std::filesystem::path& directory, const ModelOptions& op
 }
 
 Model Model::random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
-                    const ModelOptions& options) {
-  return Model(std::make_unique<State>(config, random_weights(config, dtype, pattern, head, seed), options));
+                    const ModelOptions& options, Layout layout) {
+  return Model(
+      std::make_unique<State>(config, random_weights(config, dtype, pattern, head, seed, layout), options));
 }
 
 const ModelConfig& Model::config() const {

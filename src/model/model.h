@@ -108,7 +108,7 @@ class Model {
   // Random weights of `config` (head: BF16 or I8) quantised and packed in memory (speed runs): valid for the
   // pattern, deterministic.
   static Model random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
-                      const ModelOptions& options = {});
+                      const ModelOptions& options = {}, Layout layout = Layout::kPacked);
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;

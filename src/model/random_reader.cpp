@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <deque>
+#include <string>
 #include <vector>
 
 #include "core/buffer.h"
@@ -7,6 +9,7 @@
 #include "core/numeric.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "gemm/layer_weights.h"
 #include "model/weight_reader.h"
 #include "slidesparse/format/pack.h"
 
@@ -20,8 +23,14 @@ constexpr std::int64_t kRowBlock = 16;
 
 class RandomReader final : public WeightReader {
  public:
-  RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed)
-      : dtype_(dtype), pattern_(pattern), head_(head), tied_(config.tied_embeddings), seed_(seed) {
+  RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
+               Layout layout)
+      : dtype_(dtype),
+        pattern_(pattern),
+        split_(layout == Layout::kSplit && !pattern.is_dense()),
+        head_(head),
+        tied_(config.tied_embeddings),
+        seed_(seed) {
     require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16, "random weights as {}",
             dtype_name(dtype));
     require(head == DType::kI8 || head == DType::kBF16, "a random head as {}", dtype_name(head));
@@ -29,14 +38,15 @@ class RandomReader final : public WeightReader {
 
   std::string describe() const override { return "random weights"; }
 
-  WeightSource linear(const LinearSpec& spec, const FusedGroup&) override {
-    WeightSource source = make(spec, dtype_, pattern_);
+  WeightSource linear(const LinearSpec& spec, const FusedGroup& group) override {
+    WeightSource source = split_ ? make_split(spec, group) : make(spec, dtype_, pattern_);
     if (spec.bias) source.bias = normals(spec.n, 0.0f, kDeviation);
     return source;
   }
 
   WeightSource linear_shape(const LinearSpec& spec, const FusedGroup&) override {
     WeightSource source = shape(spec, dtype_, pattern_);
+    if (split_) source.layout = Layout::kSplit;
     static constexpr std::uint16_t kSomeBias = 0;  // that there is one
     if (spec.bias) source.bias = &kSomeBias;
     return source;
@@ -141,31 +151,59 @@ class RandomReader final : public WeightReader {
     WeightSource source = shape(spec, dtype, pattern);
     source.values = values;
     source.codes = pattern.is_dense() ? nullptr : codes;
-    if (dtype != DType::kBF16) {
-      // Random bytes deviate by 73.9 as integers and by about 0.7 as E4M3 below 2.
-      const std::uint16_t scale = float_to_bf16(kDeviation / (dtype == DType::kI8 ? 73.9f : 0.7f));
-      auto* scales = own(2 * spec.n).as<std::uint16_t>();
-      std::fill_n(scales, spec.n, scale);
-      source.scales = scales;
-      source.scale_dtype = DType::kBF16;
-    }
+    if (dtype != DType::kBF16) set_scales(source);
     return source;
+  }
+
+  // Linears of one input share its permutation: they are rows of one matrix, made with the first of them.
+  WeightSource make_split(const LinearSpec& spec, const FusedGroup& group) {
+    std::int64_t first = 0, rows = 0;
+    for (const LinearSpec& member : group.members) {
+      if (member.name == spec.name) first = rows;
+      rows += member.n;
+    }
+    if (group.name != group_) {
+      GemmDesc desc;
+      desc.n = rows;
+      desc.k = spec.k;
+      desc.x = desc.w = dtype_;
+      desc.pattern = pattern_;
+      desc.layout = Layout::kSplit;
+      groups_.push_back(LayerWeights::random(desc, next_seed()));
+      group_ = group.name;
+    }
+    WeightSource source = groups_.back().source(0, first, spec.n);
+    source.bias = nullptr;
+    if (dtype_ != DType::kBF16) set_scales(source);
+    return source;
+  }
+
+  void set_scales(WeightSource& source) {
+    // Random bytes deviate by 73.9 as integers and by about 0.7 as E4M3 below 2.
+    const std::uint16_t scale = float_to_bf16(kDeviation / (source.dtype == DType::kI8 ? 73.9f : 0.7f));
+    auto* scales = own(2 * source.n).as<std::uint16_t>();
+    std::fill_n(scales, source.n, scale);
+    source.scales = scales;
+    source.scale_dtype = DType::kBF16;
   }
 
   DType dtype_;
   Pattern pattern_;
+  bool split_;
   DType head_;
   bool tied_;
   std::uint64_t seed_;
   std::uint64_t tensors_ = 0;
   std::vector<Buffer> owned_;
+  std::string group_;  // whose weights were made last
+  std::deque<LayerWeights> groups_;
 };
 
 }  // namespace
 
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
-                                             DType head, std::uint64_t seed) {
-  return std::make_unique<RandomReader>(config, dtype, pattern, head, seed);
+                                             DType head, std::uint64_t seed, Layout layout) {
+  return std::make_unique<RandomReader>(config, dtype, pattern, head, seed, layout);
 }
 
 }  // namespace slidesparse

@@ -36,9 +36,9 @@ class WeightReader {
 std::unique_ptr<WeightReader> open_weights(const std::filesystem::path& directory, const ModelConfig& config,
                                            bool validate);
 
-// Random weights in memory, quantised and packed: valid for the pattern, the same for the same seed. head:
-// BF16 or I8.
+// Random weights in memory, quantised and packed or split: valid for the pattern, the same for the same seed.
+// head: BF16 or I8.
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
-                                             DType head, std::uint64_t seed);
+                                             DType head, std::uint64_t seed, Layout layout = Layout::kPacked);
 
 }  // namespace slidesparse

@@ -88,6 +88,16 @@ CudaLinear::Rows CudaLinear::dense_rows() const {
   return {};
 }
 
+std::span<const std::int32_t> CudaLinear::input_order() const {
+  std::span<const std::int32_t> order;
+  for (const auto& [form, weights] : weights_) {
+    const std::span<const std::int32_t> own = weights->input_order_on_host();
+    if (own.empty() || (!order.empty() && !std::ranges::equal(own, order))) return {};
+    order = own;
+  }
+  return order;
+}
+
 void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::int64_t m, void* out) const {
   if (m == 0) return;
   const auto bound = kernels_->at(m);
@@ -122,7 +132,7 @@ void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::
     args.norm_weight = input.norm_weight;
     args.eps = input.eps;
     args.lift = footprint.lift;
-    if (footprint.gathered) args.perm = weights->second->input_order();
+    if (footprint.gathered && !input.ordered) args.perm = weights->second->input_order();
     args.q = codes;
     args.ldq = footprint.k_padded;
     args.scale = scales;

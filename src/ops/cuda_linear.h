@@ -66,6 +66,8 @@ struct CudaLinearInput {
   const void* update = nullptr;
   const void* norm_weight = nullptr;
   float eps = 0;
+  // The channels of x stand already in CudaLinear::input_order().
+  bool ordered = false;
 };
 
 // One fused linear on a card: quantises (and lifts) its input and multiplies.
@@ -84,6 +86,10 @@ class CudaLinear {
     std::int64_t ld = 0;
   };
   Rows dense_rows() const;
+
+  // The order in which every kernel of this linear wants its input's channels, where they agree on one (split
+  // weights): who writes x in it spares the gathering. Empty otherwise.
+  std::span<const std::int32_t> input_order() const;
 
   // out [m, n] of desc().out, contiguous rows. Neither allocates nor synchronises once its M has been run
   // before; takes workspace_bytes(m) from the arena.

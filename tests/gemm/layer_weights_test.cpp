@@ -47,6 +47,28 @@ TEST_P(Joined, GivesTheOutputsOfItsParts) {
 INSTANTIATE_TEST_SUITE_P(Types, Joined, testing::Values(DType::kI8, DType::kF8E4M3, DType::kBF16),
                          [](const auto& which) { return std::string(dtype_name(which.param)); });
 
+// Rows in another order, values, codes, scales and bias alike.
+TEST_P(Joined, TakesRowsInAnOrder) {
+  const std::vector<std::int32_t> order{3, 0, 4, 1, 2};
+  for (const Pattern pattern : {Pattern(), Pattern::of_half_group(4)}) {
+    const LayerWeights first = LayerWeights::random(problem(5, pattern, true, GetParam()), 1);
+    const LayerWeights second = LayerWeights::random(problem(5, pattern, true, GetParam()), 2);
+    const WeightSource members[] = {first.source(0, 0, 5), second.source(0, 0, 5)};
+    const GemmDesc desc = problem(10, pattern, true, GetParam());
+    const LayerWeights joined = LayerWeights::joined(desc, members, 1, order);
+    std::vector<std::byte> x(static_cast<std::size_t>(2 * desc.k));
+    fill_random_values(GetParam(), x.data(), desc.k, 9);
+    for (std::int64_t n = 0; n < 10; ++n) {
+      const std::int64_t from = order[static_cast<std::size_t>(n % 5)];
+      const WeightSource part = n < 5 ? first.source(0, from, 1) : second.source(0, from, 1);
+      EXPECT_EQ(reference_output(desc, joined.source(0, n, 1), x.data(), 0.5f),
+                reference_output(desc, part, x.data(), 0.5f))
+          << n;
+    }
+    EXPECT_THROW(LayerWeights::joined(desc, members, 1, std::span(order).first(4)), Error);
+  }
+}
+
 TEST(LayerWeights, ScalesAndBiasOfAnyTypeAndOfSomePartsOnly) {
   const GemmDesc one = problem(2, Pattern(), false);
   const LayerWeights plain = LayerWeights::random(one, 1);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -12,6 +13,7 @@
 #include "io/json.h"
 #include "io/packed_directory.h"
 #include "model/model_test_tools.h"
+#include "model/weight_reader.h"
 #include "model/weights.h"
 #include "quant/weights.h"
 #include "slidesparse/core/error.h"
@@ -385,6 +387,36 @@ TEST(Random, IsDeterministicAndRunsInEveryForm) {
   EXPECT_EQ(packed.linears_at(1, 1).back().name, "lm_head");
   EXPECT_EQ(Model::random(config, DType::kI8, Pattern(), DType::kBF16, 1).summary().head_bytes, 0);
   EXPECT_THROW(Model::random(config, DType::kI8, Pattern(), DType::kF8E4M3, 1), Error);
+}
+
+// Random split weights: linears of one input share its order, and the model gives numbers.
+TEST(RandomModel, SplitWeightsAreAsLargeAsPackedOnesAndRun) {
+  ModelConfig config =
+      parse_model_config(read_text_file(test::golden("llama") / "config.json"), "config.json");
+  config.hidden = config.intermediate = 256;
+  const auto reader =
+      random_weights(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, Layout::kSplit);
+  const WeightTable table = weight_table(config);
+  for (const FusedGroup& group : table.groups) {
+    std::vector<std::int32_t> order;
+    for (const LinearSpec& spec : group.members) {
+      const WeightSource source = reader->linear(spec, group), planned = reader->linear_shape(spec, group);
+      ASSERT_EQ(source.layout, Layout::kSplit);
+      EXPECT_EQ(planned.layout, Layout::kSplit);
+      EXPECT_EQ(planned.n, source.n);
+      std::vector<std::int32_t> here(source.perm.begin(), source.perm.end());
+      if (order.empty()) order = here;
+      EXPECT_EQ(here, order) << spec.name;
+      std::ranges::sort(here);
+      for (std::size_t i = 0; i < here.size(); ++i) ASSERT_EQ(here[i], static_cast<std::int32_t>(i));
+    }
+  }
+  const Model split =
+      Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, {}, Layout::kSplit);
+  EXPECT_EQ(split.summary().pattern, "6:8 split");
+  const Rows rows = test::run_whole(split, some_tokens(20));
+  for (const float value : rows) ASSERT_TRUE(std::isfinite(value));
+  EXPECT_GT(rms(rows), 0);
 }
 
 TEST(KvCache, CountsBytesAndRefusesNonsense) {

@@ -175,10 +175,12 @@ struct NativeWeights : PreparedWeights {
   const std::int32_t* input_order() const override {
     return order.size() == 0 ? nullptr : order.as<std::int32_t>();
   }
+  std::span<const std::int32_t> input_order_on_host() const override { return host_order; }
 
   DeviceBuffer blocks;  // [ceil(n / 64), schedule.block_bytes()]: kernels/sm90/sm90_fragments.h
   CudaVectors vectors;  // [n padded to 64]
   DeviceBuffer order;   // I32 [k] of split weights: the stored permutation in the schedule's order
+  std::vector<std::int32_t> host_order;
   Schedule schedule;
   std::int64_t n = 0;
 };
@@ -341,10 +343,10 @@ std::unique_ptr<PreparedWeights> NativeBackend::prepare_weights(const WeightSour
   });
   weights->vectors = upload_vectors(source, desc, blocks_of(desc) * sm90::kBlockRows);
   if (desc.layout == Layout::kSplit) {
-    const std::vector<std::int32_t> order = scheduled_order(source, schedule, lanes);
+    weights->host_order = scheduled_order(source, schedule, lanes);
     weights->order = DeviceBuffer(desc.k * 4, "order of channels");
     const CudaStream stream;
-    copy_to_device(weights->order.data(), order.data(), desc.k * 4, stream.handle());
+    copy_to_device(weights->order.data(), weights->host_order.data(), desc.k * 4, stream.handle());
     stream.synchronize();
   }
   return weights;

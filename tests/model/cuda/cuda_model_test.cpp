@@ -6,6 +6,7 @@
 #include "core/buffer.h"
 #include "core/cuda/status.h"
 #include "core/random.h"
+#include "gemm/backend.h"
 #include "model/model.h"
 #include "slidesparse/core/error.h"
 
@@ -22,6 +23,7 @@ struct CudaModelCase {
   DType head;
   std::int64_t heads, kv_heads, head_dim;
   bool tied;
+  Layout layout = Layout::kPacked;
 };
 
 ModelConfig config_of(const CudaModelCase& c) {
@@ -111,6 +113,8 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
     if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
     if (GetParam().dtype == DType::kF8E4M3 && cuda_status().devices.front().compute_capability() < 89)
       GTEST_SKIP() << "no FP8 on this card";
+    if (GetParam().layout == Layout::kSplit && !backend_named("native").available().ok)
+      GTEST_SKIP() << backend_named("native").available().reason;
   }
 
   static Model make(DeviceKind device, WeightPolicy weights = WeightPolicy::kFastest) {
@@ -118,7 +122,7 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
     ModelOptions options;
     options.device = device;
     options.weights = weights;
-    return Model::random(config_of(c), c.dtype, Pattern::parse(c.pattern), c.head, 7, options);
+    return Model::random(config_of(c), c.dtype, Pattern::parse(c.pattern), c.head, 7, options, c.layout);
   }
 };
 
@@ -213,6 +217,10 @@ INSTANTIATE_TEST_SUITE_P(
         CudaModelCase{"qwen2_int8_dense", Family::kQwen2, DType::kI8, "dense", DType::kI8, 4, 2, 128, false},
         CudaModelCase{"qwen2_fp8_8of10", Family::kQwen2, DType::kF8E4M3, "8:10", DType::kBF16, 7, 1, 64,
                       false},
+        CudaModelCase{"llama_fp8_6of8_split", Family::kLlama, DType::kF8E4M3, "6:8", DType::kBF16, 4, 2, 64,
+                      false, Layout::kSplit},
+        CudaModelCase{"qwen2_int8_8of10_split", Family::kQwen2, DType::kI8, "8:10", DType::kI8, 4, 2, 128,
+                      true, Layout::kSplit},
         CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
     [](const auto& which) { return which.param.name; });
 
