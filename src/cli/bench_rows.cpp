@@ -33,10 +33,11 @@ std::string mode_text(const GemmBenchRow& row) {
                      row.card.temperature_celsius);
 }
 
+// "6:8", "6:8 split" or "mixed".
 void add_pattern(ordered_json& row, const std::string& pattern) {
   row["pattern"] = pattern;
   if (pattern == "mixed") return;
-  const Pattern parsed = Pattern::parse(pattern);
+  const Pattern parsed = Pattern::parse(pattern.substr(0, pattern.find(' ')));
   row["kept"] = parsed.kept();
   row["zeroed"] = parsed.zeroed();
 }

@@ -19,13 +19,6 @@
 namespace slidesparse {
 namespace {
 
-// Steps of one token a sequence are padded to the next of these, so that few graphs serve all batches: every
-// number up to 8, every eighth to 64, every sixteenth to 256, every 32nd beyond.
-std::int64_t padded_sequences(std::int64_t sequences) {
-  const std::int64_t step = sequences <= 8 ? 1 : sequences <= 64 ? 8 : sequences <= 256 ? 16 : 32;
-  return round_up(sequences, step);
-}
-
 // Alternatives beside each token that a step with these rows computes: -1 no log probabilities at all, 0 the
 // tokens' own. Two numbers, so that few graphs serve all steps.
 int top_of(std::span<const DrawRow> rows) {

@@ -11,6 +11,7 @@
 #include "core/dtype_words.h"
 #include "core/fail.h"
 #include "model/card_model.h"
+#include "model/cuda_step.h"
 
 namespace slidesparse {
 namespace {
@@ -121,6 +122,10 @@ MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const 
   places->of[4].push_back(kernels);
   demand.head = head.dtype;
   demand.embedding_on_host = embedding_on_host(config, options.weights);
+  demand.padded = padded_sequences;
+  demand.extra = [vocab = config.vocab](std::int64_t tokens, std::int64_t rows, std::int64_t blocks) {
+    return step_extra_bytes(vocab, tokens, rows, blocks);
+  };
   demand.scratch = [config, places, longest_context](std::int64_t tokens, std::int64_t wanted) {
     StepScratch scratch;
     scratch.qkv = places->scratch(0, tokens);

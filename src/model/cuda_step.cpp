@@ -5,6 +5,8 @@
 
 #include "core/checked.h"
 #include "core/cuda/stream.h"
+#include "core/sample_rules.h"
+#include "kernels/cuda/sample.h"
 
 namespace slidesparse {
 namespace {
@@ -24,6 +26,19 @@ struct StepLayout {
 };
 
 }  // namespace
+
+std::int64_t padded_sequences(std::int64_t sequences) {
+  const std::int64_t step = sequences <= 8 ? 1 : sequences <= 64 ? 8 : sequences <= 256 ? 16 : 32;
+  return round_up(sequences, step);
+}
+
+std::int64_t step_extra_bytes(std::int64_t vocab, std::int64_t tokens, std::int64_t rows,
+                              std::int64_t max_blocks) {
+  constexpr std::int64_t kTop = 2 * 4 * cuda::kMostTopLogprobs;  // ids and their log probabilities
+  const std::int64_t drawing = rows * (4 + static_cast<std::int64_t>(sizeof(SampleRow)) + 4 + kTop);
+  return StepLayout(tokens, rows, rows * max_blocks, tokens).bytes() + drawing +
+         std::max<std::int64_t>(8, cuda::sample_workspace_bytes(rows, vocab));
+}
 
 void CudaStepBuffers::grow(std::int64_t bytes, std::size_t set) {
   if (host_.size() <= set) host_.resize(set + 1);

@@ -26,6 +26,15 @@ struct CudaStep {
   const std::int32_t* wanted_rows = nullptr;   // [wanted]
 };
 
+// Steps of one token a sequence are padded to the next of these, so that few graphs serve all batches: every
+// number up to 8, every eighth to 64, every sixteenth to 256, every 32nd beyond.
+std::int64_t padded_sequences(std::int64_t sequences);
+
+// Bytes on the card that steps of up to `tokens` tokens and `rows` wanted rows take beside activations,
+// logits and cache: indices, what is drawn, log probabilities.
+std::int64_t step_extra_bytes(std::int64_t vocab, std::int64_t tokens, std::int64_t rows,
+                              std::int64_t max_blocks);
+
 // Copies the indices of batches to the card in stream order, from pinned memory. Batches of equal sizes stand
 // at equal addresses there, so that a graph can read them.
 class CudaStepBuffers {

@@ -63,15 +63,18 @@ std::int64_t kv_bytes(const MemoryDemand& demand) {
 // What depends on sequences, lengths and steps; it grows with each of them, but for length where pages are
 // given back.
 struct Changing {
-  std::int64_t kv = 0, activations = 0, logits = 0;
-  std::int64_t sum() const { return kv + activations + logits; }
+  std::int64_t kv = 0, activations = 0, logits = 0, extra = 0;
+  std::int64_t sum() const { return kv + activations + logits + extra; }
 };
 Changing changing_bytes(const MemoryDemand& demand) {
-  const std::int64_t tokens = largest_step(demand);
-  const std::int64_t wanted = std::min(tokens, demand.sequences);
-  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, wanted) : StepScratch{};
-  return {kv_bytes(demand), step_bytes(demand.config, tokens, wanted, scratch),
-          4 * wanted * demand.config.vocab};
+  const std::int64_t largest = largest_step(demand);
+  const std::int64_t running = std::min(largest, demand.sequences);
+  const std::int64_t rows = demand.padded ? demand.padded(running) : running;
+  const std::int64_t tokens = std::max(largest, rows);
+  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, rows) : StepScratch{};
+  const std::int64_t blocks = ceil_div(demand.length, demand.page_size);
+  return {kv_bytes(demand), step_bytes(demand.config, tokens, rows, scratch), 4 * rows * demand.config.vocab,
+          demand.extra ? demand.extra(tokens, rows, blocks) : 0};
 }
 
 void check_sizes(const MemoryDemand& demand) {
@@ -173,6 +176,7 @@ std::vector<MemoryUse> plan_memory(const MemoryDemand& demand) {
           {"KV cache", changing.kv},
           {"activations and scratch", changing.activations},
           {"logits", changing.logits},
+          {"indices and drawing", changing.extra},
           {"libraries", demand.workspaces},
           {"graphs", demand.graphs}};
 }

@@ -52,6 +52,10 @@ struct MemoryDemand {
   std::int64_t step_tokens = 1;  // of the largest step; with kAll at least one for each sequence
   // Of a step of so many tokens and wanted rows; more of either take no less.
   std::function<StepScratch(std::int64_t tokens, std::int64_t wanted)> scratch;
+  // Rows that a step of so many sequences is made ready for; empty: as many.
+  std::function<std::int64_t(std::int64_t sequences)> padded;
+  // Bytes of a step beside all that: indices, drawing. `blocks`: pages of a sequence.
+  std::function<std::int64_t(std::int64_t tokens, std::int64_t rows, std::int64_t blocks)> extra;
   std::int64_t workspaces = 0;  // bytes that libraries keep
   std::int64_t graphs = 0;      // bytes of recorded graphs
 };

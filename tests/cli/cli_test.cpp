@@ -219,6 +219,19 @@ TEST_F(Cli, ConvertRefusesMissingAndEqualPaths) {
   EXPECT_TRUE(fs::exists(root_ / "model" / "config.json"));
 }
 
+TEST_F(Cli, BenchOfSplitWeightsNamesTheLayout) {
+  const Result result =
+      run({"--quiet", "bench", "prefill", "--model", "smollm2-135m", "--patterns", "dense,6:8", "--layout",
+           "split", "--m", "3", "--runs", "1", "--json", path("split.json")});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("6:8 split"));
+  const auto rows = nlohmann::json::parse(read_file(path("split.json")))["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[1]["pattern"], "6:8 split");
+  EXPECT_EQ(rows[1]["kept"], 6);
+  EXPECT_LT(rows[1]["weight_bytes"], rows[0]["weight_bytes"]);
+}
+
 TEST_F(Cli, ConvertTakesPatternsMethodsAndLayouts) {
   // Words of many kinds: inputs that are all alike are reproduced exactly, and the error would be rounding.
   std::ofstream text(path("long.txt"));

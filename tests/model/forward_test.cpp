@@ -415,7 +415,9 @@ TEST(RandomModel, SplitWeightsAreAsLargeAsPackedOnesAndRun) {
       Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, {}, Layout::kSplit);
   EXPECT_EQ(split.summary().pattern, "6:8 split");
   const Rows rows = test::run_whole(split, some_tokens(20));
-  for (const float value : rows) ASSERT_TRUE(std::isfinite(value));
+  for (const std::vector<float>& row : rows) {
+    for (const float value : row) ASSERT_TRUE(std::isfinite(value));
+  }
   EXPECT_GT(rms(rows), 0);
 }
 

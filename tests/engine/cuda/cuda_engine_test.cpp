@@ -120,6 +120,37 @@ TEST_F(CudaEngine, TakesWhatWasPlanned) {
   }
 }
 
+// EngineOptions::deterministic: one sequence a step, so that company changes nothing, in FP8 too.
+TEST_F(CudaEngine, OneSequenceAStepIsEachRequestAlone) {
+  if (cuda_status().devices.front().compute_capability() < 89) GTEST_SKIP() << "no FP8 on this card";
+  ModelOptions options;
+  options.device = DeviceKind::kCuda;
+  options.ms = {1, 16, 64};
+  const Model card =
+      Model::random(small_config(), DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 3, options);
+  const auto outputs = [&](std::int64_t first, std::int64_t end) {
+    EngineCoreOptions core;
+    core.scheduler.max_batched_tokens = 128;
+    core.scheduler.max_sequences = 1;
+    core.scheduler.max_context = 160;
+    core.pages = 40;
+    core.page_size = 16;
+    EngineCore engine(card, core);
+    for (std::int64_t id = first; id < end; ++id) engine.submit(some_request(id));
+    Outputs all;
+    CoreSink sink;
+    sink.on_finish = [&](const FinishedRequest& finished) {
+      all[finished.id].assign(finished.output.begin(), finished.output.end());
+    };
+    while (engine.turn(sink)) {
+    }
+    return all;
+  };
+  const Outputs together = outputs(0, 12);
+  ASSERT_EQ(together.size(), 12u);
+  for (std::int64_t id = 0; id < 12; ++id) EXPECT_EQ(outputs(id, id + 1).at(id), together.at(id)) << id;
+}
+
 // Keys and values of 8 bits: other tokens now and then, but the same ones twice, and of the right length.
 TEST_F(CudaEngine, EightBitKeysAndValuesAreNearlyTheSame) {
   const Model card = make(DeviceKind::kCuda);
