@@ -43,6 +43,6 @@ function(slidesparse_cuda target)
   endif()
   # CMake 3.25 does not know nvcc's C++20.
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -lineinfo -fmad=false -Xcompiler=-Wall,-Wextra -Werror=all-warnings>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -lineinfo --compress-mode=size -fmad=false -Xcompiler=-Wall,-Wextra -Werror=all-warnings>)
   set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${SLIDESPARSE_CUDA_ARCHITECTURES}")
 endfunction()

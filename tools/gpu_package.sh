@@ -29,4 +29,4 @@ tar -C "$stage" -cf - slidesparse-gpu | xz -T0 -3 >"$archive.part"
 mv "$archive.part" "$archive"
 unpacked=$(du -sm "$package/bin" | cut -f1)
 echo "$archive: $(du -m "$archive" | cut -f1) MiB ($unpacked MiB of programs unpacked)"
-[ "$unpacked" -le 80 ] || { echo "error: the programs take $unpacked MiB, 80 are allowed" >&2; exit 1; }
+[ "$unpacked" -le 40 ] || { echo "error: the programs take $unpacked MiB, 40 are allowed" >&2; exit 1; }

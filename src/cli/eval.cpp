@@ -39,16 +39,6 @@ struct EvalRow {
   std::optional<HellaSwagResult> hellaswag;
 };
 
-// CRLF read as LF, as Python's text mode does: the figures that people compare with are made so.
-std::string without_carriage_returns(std::string text) {
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\r' || i + 1 == text.size() || text[i + 1] != '\n') text[kept++] = text[i];
-  }
-  text.resize(kept);
-  return text;
-}
-
 EvalRow evaluate(const std::string& directory, const EvalOptions& options, const std::string& text,
                  const std::vector<HellaSwagTask>& tasks, bool quiet) {
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(directory) / "tokenizer.json");
@@ -166,8 +156,7 @@ void run_eval(const EvalOptions& options, bool quiet) {
   if (options.text.empty() && options.hellaswag.empty()) {
     fail(ErrorKind::kUsage, "nothing to evaluate: give --text FILE, --hellaswag FILE or both");
   }
-  const std::string text =
-      options.text.empty() ? std::string() : without_carriage_returns(read_text_input(options.text));
+  const std::string text = options.text.empty() ? std::string() : read_text_lines(options.text);
   const auto tasks = options.hellaswag.empty() ? std::vector<HellaSwagTask>()
                                                : read_hellaswag(options.hellaswag, options.max_tasks);
   std::vector<EvalRow> rows;

@@ -205,7 +205,7 @@ class Pareto {
       : options_(options),
         quiet_(quiet),
         ratios_(options.speed.empty() ? default_speed_ratios() : read_speed_ratios(options.speed)),
-        text_(read_text_input(options.text)),
+        text_(read_text_lines(options.text)),
         tokens_(Tokenizer::from_file(fs::path(options.source) / "tokenizer.json").encode(text_)),
         results_(fs::path(options.work) / kResults) {
     const ModelDirectory model(options.source);

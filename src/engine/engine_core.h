@@ -23,9 +23,9 @@ struct EngineCoreOptions {
   std::int64_t pages = 0;       // of the KV cache
   std::int64_t page_size = 64;  // tokens
   DType kv_dtype = DType::kBF16;
-  bool overlap = true;          // schedule a step while the one before runs
-  bool graphs = true;           // RunnerLimits
-  bool penalties = true;        // whether requests may have a repetition penalty: takes memory on a card
+  bool overlap = true;    // schedule a step while the one before runs
+  bool graphs = true;     // RunnerLimits
+  bool penalties = true;  // whether requests may have a repetition penalty: takes memory on a card
 };
 
 struct CoreRequest {

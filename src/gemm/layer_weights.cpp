@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <numeric>
 
 #include "core/checked.h"
 #include "core/fail.h"
@@ -38,17 +37,6 @@ void fill_codes(Pattern pattern, std::uint8_t* codes, std::int64_t rows, std::in
       }
     }
   });
-}
-
-// Any channels may be sparse, in any order; the dense ones ascend.
-std::vector<std::int32_t> random_perm(const SplitShape& shape, std::uint64_t seed) {
-  std::vector<std::int32_t> perm(static_cast<std::size_t>(shape.k));
-  std::iota(perm.begin(), perm.end(), 0);
-  Random random(seed);
-  for (std::int64_t i = shape.k - 1; i > 0; --i)
-    std::swap(perm[static_cast<std::size_t>(i)], perm[static_cast<std::size_t>(random.below(i + 1))]);
-  std::sort(perm.begin() + shape.sparse, perm.end());
-  return perm;
 }
 
 // Lanes of a tail group that do not exist hold zero, as in a file.
@@ -98,7 +86,7 @@ LayerWeights LayerWeights::random(const GemmDesc& desc, std::uint64_t seed, std:
     const SplitShape shape = split_shape(desc.pattern, desc.k);
     const Pattern quads = Pattern::of_half_group(2);
     fill_codes(quads, made.codes_.as<std::uint8_t>(), desc.n, shape.sparse / 4, seed + 1);
-    made.own_perm_ = random_perm(shape, seed + 4);
+    made.own_perm_ = random_split_order(shape, seed + 4);
     made.perm_ = made.own_perm_;
   } else if (!desc.pattern.is_dense()) {
     auto* const codes = made.codes_.as<std::uint8_t>();

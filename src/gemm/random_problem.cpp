@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/buffer.h"
 #include "core/checked.h"
@@ -46,6 +47,16 @@ void fill_random_values(DType dtype, std::byte* data, std::int64_t count, std::u
       std::memcpy(data + word * 8, &bits, static_cast<std::size_t>(here) * dtype_size(dtype));
     }
   });
+}
+
+std::vector<std::int32_t> random_split_order(const SplitShape& shape, std::uint64_t seed) {
+  std::vector<std::int32_t> perm(static_cast<std::size_t>(shape.k));
+  std::iota(perm.begin(), perm.end(), 0);
+  Random random(seed);
+  for (std::int64_t i = shape.k - 1; i > 0; --i)
+    std::swap(perm[static_cast<std::size_t>(i)], perm[static_cast<std::size_t>(random.below(i + 1))]);
+  std::sort(perm.begin() + shape.sparse, perm.end());
+  return perm;
 }
 
 float reference_output(const GemmDesc& desc, const WeightSource& one_row, const void* x, float x_scale) {

@@ -1,13 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "gemm/backend.h"
+#include "slidesparse/format/split.h"
 
 namespace slidesparse {
 
 // Fills `count` elements with finite random values.
 void fill_random_values(DType dtype, std::byte* data, std::int64_t count, std::uint64_t seed);
+
+// A permutation of split weights: any channels may be sparse, in any order; the dense ones ascend.
+std::vector<std::int32_t> random_split_order(const SplitShape& shape, std::uint64_t seed);
 
 // One output of the problem, by the reference backend: x is one token of K quantised (or BF16) values.
 float reference_output(const GemmDesc& desc, const WeightSource& one_row, const void* x, float x_scale);

@@ -37,4 +37,14 @@ std::string read_text_input(const std::string& path) {
   return text;
 }
 
+std::string read_text_lines(const std::string& path) {
+  std::string text = read_text_input(path);
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\r' || i + 1 == text.size() || text[i + 1] != '\n') text[kept++] = text[i];
+  }
+  text.resize(kept);
+  return text;
+}
+
 }  // namespace slidesparse

@@ -8,7 +8,7 @@
 //   block 0   stages  0 ..  6   sums in its shared memory  |
 //   block 1   stages  7 .. 13   "                          |  each block adds a share of the tokens, always
 //   block 2   stages 14 .. 20   "                          |  in the order of the blocks, scales and writes
-//   it block 3   stages 21 .. 27   "                          |
+//   block 3   stages 21 .. 27   "                          |
 //
 // Nothing goes through global memory and the bits are the same every time. Two blocks fit on a
 // multiprocessor: one fills its stages while the other adds.

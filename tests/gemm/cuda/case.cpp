@@ -21,6 +21,7 @@
 #include "core/random.h"
 #include "core/samples.h"
 #include "gemm/backends/common.h"
+#include "gemm/random_problem.h"
 #include "slidesparse/format/codes.h"
 #include "slidesparse/format/pack.h"
 #include "slidesparse/format/slide.h"
@@ -218,17 +219,6 @@ std::vector<std::int32_t> order_of(const PreparedWeights& weights, const Footpri
   return order;
 }
 
-// Any channels may be sparse, in any order; the dense ones ascend.
-std::vector<std::int32_t> random_perm(const SplitShape& shape, std::uint64_t seed) {
-  std::vector<std::int32_t> perm(static_cast<std::size_t>(shape.k));
-  std::iota(perm.begin(), perm.end(), 0);
-  Random random(seed);
-  for (std::int64_t i = shape.k - 1; i > 0; --i)
-    std::swap(perm[static_cast<std::size_t>(i)], perm[static_cast<std::size_t>(random.below(i + 1))]);
-  std::sort(perm.begin() + shape.sparse, perm.end());
-  return perm;
-}
-
 DeviceBuffer upload(const void* host, std::int64_t bytes, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(bytes, name);
   copy_to_device(buffer.data(), host, bytes, stream.handle());
@@ -285,7 +275,7 @@ CudaCase::CudaCase(const CaseSpec& spec) : spec_(spec) {
   const std::int64_t per_row = stored_values_per_row(desc_);
   const std::int64_t code_bytes = stored_code_bytes_per_row(desc_);
   const SplitShape shape = split_shape(spec.pattern, spec.k);
-  if (spec.split) perm_ = random_perm(shape, spec.seed + 9);
+  if (spec.split) perm_ = random_split_order(shape, spec.seed + 9);
   values_ = Buffer(static_cast<std::size_t>(spec.n * per_row * size));
   codes_ = Buffer(static_cast<std::size_t>(spec.n * code_bytes));
   std::memset(codes_.data(), 0, codes_.size());
