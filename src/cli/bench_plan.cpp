@@ -10,6 +10,9 @@
 namespace slidesparse {
 namespace {
 
+static_assert(WeightPolicy::kSmallest < WeightPolicy::kBalanced &&
+              WeightPolicy::kBalanced < WeightPolicy::kFastest);
+
 // The most that a bench of `model` takes at once.
 std::int64_t most_bytes(const MemoryDemand& model, const BenchModelOptions& bench) {
   std::int64_t most = 0;
@@ -36,8 +39,7 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
   std::int64_t asked = 0;
   for (const WeightPolicy policy :
        {WeightPolicy::kFastest, WeightPolicy::kBalanced, WeightPolicy::kSmallest}) {
-    if (policy < options.weights && options.weights == WeightPolicy::kSmallest) continue;
-    if (policy == WeightPolicy::kFastest && options.weights == WeightPolicy::kBalanced) continue;
+    if (policy > options.weights) continue;  // never more than was asked for
     model.options.weights = policy;
     model.demand = card_memory(config, reader, model.options, longest);
     const std::int64_t bytes = most_bytes(model.demand, bench);

@@ -19,8 +19,8 @@ struct RunnerLimits {
   std::int64_t pages = 0;          // of the KV cache
   std::int64_t page_size = 64;     // tokens
   KvCacheKind kv = {};
-  bool graphs = true;              // on a card: steps of one token a sequence are CUDA graphs
-  bool penalties = false;          // some request may have a repetition penalty
+  bool graphs = true;      // on a card: steps of one token a sequence are CUDA graphs
+  bool penalties = false;  // some request may have a repetition penalty
 };
 
 // How the token of one wanted row is drawn, and what is told of it.

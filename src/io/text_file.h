@@ -7,7 +7,8 @@ namespace slidesparse {
 // The bytes of a text file that a user names, or of standard input for "-". Throws kIo / kInput with the
 // name; at most 4 GiB.
 std::string read_text_input(const std::string& path);
-// The same with CRLF read as LF, as Python's text mode does: the figures that people compare with are made so.
+// The same with CRLF read as LF, as Python's text mode does: the figures that people compare with are made
+// so.
 std::string read_text_lines(const std::string& path);
 
 }  // namespace slidesparse

@@ -172,8 +172,7 @@ std::vector<std::uint16_t> AttentionScene::oracle(std::vector<std::uint16_t>& va
   const Shape tokens{m_, case_.heads, case_.head_dim};
   TensorView q = TensorView::contiguous(static_cast<void*>(q_.data()), DType::kBF16, tokens);
   q.strides[0] = ldq_;
-  Arena arena(static_cast<std::size_t>(
-      paged_attention_workspace(batch, case_.kv_heads, case_.head_dim)));
+  Arena arena(static_cast<std::size_t>(paged_attention_workspace(batch, case_.kv_heads, case_.head_dim)));
   Context context;
   context.arena = &arena;
   paged_attention(context, batch, q, pages, args_.scale,
