@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -203,7 +204,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   const bool card = model_options.device == DeviceKind::kCuda;
   const MachineLimits limits = measure_limits(model_options.device);
   std::vector<BenchModelRow> rows;
-  const auto measure = [&](std::vector<PlannedModel>& planned) {
+  const auto measure = [&](std::span<const PlannedModel> planned) {
     std::vector<Model> models;
     models.reserve(planned.size());
     std::vector<BenchSubject> subjects;
@@ -233,8 +234,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
       spdlog::info("{} models do not fit beside each other: they are timed one after another", models.size());
     for (PlannedModel& model : models) {
       fit_alone(model, options);
-      std::vector<PlannedModel> alone{model};
-      measure(alone);
+      measure({&model, 1});
     }
   }
   if (command.json != "-") {

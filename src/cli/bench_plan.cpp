@@ -21,10 +21,6 @@ std::int64_t most_bytes(const MemoryDemand& model, const BenchModelOptions& benc
   return most;
 }
 
-std::string bytes_text(std::int64_t bytes) {
-  return format_bytes(static_cast<double>(bytes));
-}
-
 }  // namespace
 
 PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config, WeightReader& reader,
@@ -48,7 +44,8 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
   }
   if (model.options.weights != options.weights) {
     spdlog::info("{}: --weights {} takes {}, {} are free: {}", name, weight_policy_name(options.weights),
-                 bytes_text(asked), bytes_text(free), weight_policy_name(model.options.weights));
+                 format_bytes(static_cast<double>(asked)), format_bytes(static_cast<double>(free)),
+                 weight_policy_name(model.options.weights));
   }
   return model;
 }

@@ -28,8 +28,7 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
 
 // Whether all of them fit beside each other at every M, so that they can be timed in turn.
 bool fit_together(const std::vector<PlannedModel>& models, const BenchModelOptions& bench);
-// How each M is run with that model alone on the card. Throws kUnsupported, with the bytes, when one cannot
-// be.
+// How each M is run with that model alone on the card. Throws kUnsupported, with the bytes, if one cannot be.
 void fit_alone(PlannedModel& model, const BenchModelOptions& bench);
 
 }  // namespace slidesparse

@@ -12,16 +12,6 @@ namespace {
 constexpr std::int64_t kLongestPrompt = 1024;
 constexpr std::int64_t kPromptStep = 2048;
 
-// The message of check_memory, empty when it fits.
-std::string shortfall(const MemoryDemand& demand, const MemoryBudget& budget) {
-  try {
-    check_memory(demand, budget);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-
 }  // namespace
 
 std::int64_t bench_prompt(BenchPhase phase, std::int64_t m, const BenchModelOptions& options) {
@@ -56,7 +46,7 @@ MemoryDemand bench_demand(const MemoryDemand& model, const BenchModelOptions& op
 BenchFit fit_bench(const MemoryDemand& model, const MemoryBudget& budget, const BenchModelOptions& options,
                    std::int64_t m) {
   const MemoryDemand demand = bench_demand(model, options, m);
-  BenchFit fit{m, m, shortfall(demand, budget)};
+  BenchFit fit{m, m, memory_shortfall(demand, budget)};
   if (fit.note.empty()) return fit;
   fit.note = fmt::format("for M={} {}", m, fit.note);
   const MemoryLimits limits = memory_limits(demand, budget);

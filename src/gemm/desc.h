@@ -65,9 +65,10 @@ struct Footprint {
   std::int64_t m_padded = 0;
   std::int64_t k_padded = 0;
   int lift = 0;
-  std::int64_t weight_bytes_read =
-      0;                  // per run: what one pass over the weights moves (values + codes + scales)
-  bool gathered = false;  // X's lanes stand in the order of PreparedWeights::input_order(); never with `lift`
+  // Per run: what one pass over the weights moves (values + codes + scales).
+  std::int64_t weight_bytes_read = 0;
+  // X's lanes stand in the order of PreparedWeights::input_order(); never with `lift`.
+  bool gathered = false;
 };
 
 // Weights as they come from a directory, in host memory: views that outlive everything prepared from them on

@@ -20,8 +20,8 @@ struct StoredLayer {
 // they can be read in turn from memory and not from a cache.
 class LayerWeights {
  public:
-  // Finite values: E4M3 and BF16 below 2, so that sums stay moderate. A bias is BF16, as models have
-  // it; split ones have a random permutation.
+  // Finite values: E4M3 and BF16 below 2, so that sums stay moderate. A bias is BF16, as models have it.
+  // Split ones have a random permutation.
   static LayerWeights random(const GemmDesc& desc, std::uint64_t seed, std::int64_t copies = 1);
   // The rows of `members` below each other; scales become FP32. Of split ones the permutation has to outlive
   // this. Throws kInternal when they are not what `desc` says.

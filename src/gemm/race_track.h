@@ -21,8 +21,7 @@ struct TrackShape {
   Layout layout = Layout::kPacked;              // of random ones with a pattern: packed or split
 };
 
-// The problem of `shape` with weights of `pattern`: in the shape's layout, dense, or as they are
-// stored.
+// The problem of `shape` with weights of `pattern`: in the shape's layout, dense, or as they are stored.
 GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, Device device);
 
 // Whether the weights of this pattern are the stored ones.

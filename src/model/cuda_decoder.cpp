@@ -16,15 +16,12 @@
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/qkv.h"
-#include "model/cuda_plan.h"
 #include "model/memory_plan.h"
 #include "model/rotary_frequencies.h"
 #include "ops/elementwise.h"
 
 namespace slidesparse {
 namespace {
-
-enum Fused : int { kQkv, kOutput, kGateUp, kDown };
 
 DeviceBuffer upload(const TensorView& view, const char* name, const CudaStream& stream) {
   DeviceBuffer buffer(view.byte_size(), name);
@@ -62,25 +59,25 @@ CudaLinearInput normed(const ModelConfig& config, const void* residual, const vo
   return input;
 }
 
-// Makes fused linears; those of one shape share their kernels.
+// Makes fused linears; those of one shape share their kernels, which `step` is told of.
 class LinearMaker {
  public:
-  explicit LinearMaker(const CudaLinearOptions& options) : options_(options) {}
+  LinearMaker(const CudaLinearOptions& options, StepKernels& step) : set_(options), step_(step) {}
 
   // With `row_order`, the channels of each member's output stand in it.
-  CudaLinear make(const std::string& name, std::span<const WeightSource> members, DType out,
+  CudaLinear make(FusedPlace place, const std::string& name, std::span<const WeightSource> members,
                   std::span<const std::int32_t> row_order = {}) {
-    const GemmDesc desc = fused_desc(name, members, out);
-    auto& kernels = kernels_[kernels_key(desc)];
-    if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
-    if (members.size() == 1 && row_order.empty()) return {name, kernels, members.front()};
+    const GemmDesc desc = fused_desc(name, members, place == kHead ? DType::kF32 : DType::kBF16);
+    auto kernels = set_.of(desc);
+    step_.add(place, kernels);
+    if (members.size() == 1 && row_order.empty()) return {name, std::move(kernels), members.front()};
     const LayerWeights joined = LayerWeights::joined(desc, members, 1, row_order);
-    return {name, kernels, joined.source(0, 0, desc.n)};
+    return {name, std::move(kernels), joined.source(0, 0, desc.n)};
   }
 
  private:
-  const CudaLinearOptions& options_;
-  std::map<std::string, std::shared_ptr<const CudaLinearKernels>> kernels_;
+  KernelSet set_;
+  StepKernels& step_;
 };
 
 }  // namespace
@@ -108,7 +105,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
     norms.query = norm("self_attn.q_norm.weight", config.head_dim);
     norms.key = norm("self_attn.k_norm.weight", config.head_dim);
   }
-  LinearMaker maker(options);
+  LinearMaker maker(options, step_kernels_);
   std::set<std::string> patterns, dtypes;
   const auto total = static_cast<std::int64_t>(table.groups.size()) + 1;
   const auto read = [&](const FusedGroup& group) {
@@ -122,13 +119,13 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
     return members;
   };
   for (std::int64_t i = 0; i < config.layers; ++i) {
-    const FusedGroup* const groups = &table.groups[static_cast<std::size_t>(4 * i)];
-    linears_.push_back(maker.make(groups[kQkv].name, read(groups[kQkv]), DType::kBF16));
-    linears_.push_back(maker.make(groups[kOutput].name, read(groups[kOutput]), DType::kBF16));
+    const FusedGroup* const groups = &table.groups[static_cast<std::size_t>(kPlacesOfLayer * i)];
+    linears_.push_back(maker.make(kQkv, groups[kQkv].name, read(groups[kQkv])));
+    linears_.push_back(maker.make(kOutput, groups[kOutput].name, read(groups[kOutput])));
     // Gate and up write their channels in the order in which down reads them.
     const std::vector<WeightSource> gate_up = read(groups[kGateUp]);
-    CudaLinear down = maker.make(groups[kDown].name, read(groups[kDown]), DType::kBF16);
-    linears_.push_back(maker.make(groups[kGateUp].name, gate_up, DType::kBF16, down.input_order()));
+    CudaLinear down = maker.make(kDown, groups[kDown].name, read(groups[kDown]));
+    linears_.push_back(maker.make(kGateUp, groups[kGateUp].name, gate_up, down.input_order()));
     linears_.push_back(std::move(down));
     if (progress) progress(static_cast<std::int64_t>(linears_.size()), total);
   }
@@ -137,7 +134,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
   summary_.other_bytes += final_norm.byte_size();
   const LinearSpec head{table.head, config.vocab, config.hidden};
   const WeightSource source = reader.head(head, embedding);
-  linears_.push_back(maker.make(head.name, std::span(&source, 1), DType::kF32));
+  linears_.push_back(maker.make(kHead, head.name, std::span(&source, 1)));
   // A tied head in BF16 is the embedding.
   const bool shared = source.values == embedding.data && linears_.back().dense_rows().data != nullptr;
   if (embedding_on_host(config, options.weights)) {
@@ -162,14 +159,8 @@ struct CudaDecoder::Stream {
 
 std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
                                           std::int64_t longest_query, std::int64_t longest_context) const {
-  StepScratch scratch;
-  scratch.qkv = linear_scratch(linear(0, kQkv).kernels(), tokens);
-  scratch.output = linear_scratch(linear(0, kOutput).kernels(), tokens);
-  scratch.gate_up = linear_scratch(linear(0, kGateUp).kernels(), tokens);
-  scratch.down = linear_scratch(linear(0, kDown).kernels(), tokens);
-  if (wanted > 0) scratch.head = linear_scratch(linears_.back().kernels(), wanted);
-  scratch.attention = cuda::paged_attention_workspace(
-      attention_sizes(config_, tokens, sequences, longest_query, longest_context));
+  const StepScratch scratch =
+      step_kernels_.scratch(config_, tokens, wanted, sequences, longest_query, longest_context);
   return step_bytes(config_, tokens, wanted, scratch);
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/cuda/memory.h"
 #include "model/config.h"
+#include "model/cuda_plan.h"
 #include "model/cuda_step.h"
 #include "model/model.h"
 #include "model/weight_reader.h"
@@ -55,7 +56,7 @@ class CudaDecoder {
   void project(const Context& context, const Stream& stream, const std::int32_t* rows, std::int64_t count,
                float* logits) const;
   const CudaLinear& linear(std::int64_t layer, int which) const {
-    return linears_[static_cast<std::size_t>(layer * 4 + which)];
+    return linears_[static_cast<std::size_t>(layer * kPlacesOfLayer + which)];
   }
 
   ModelConfig config_;
@@ -66,6 +67,7 @@ class CudaDecoder {
   DeviceBuffer angles_;      // FP32 [max_position, head_dim]: cosines, then sines
   std::vector<Norms> norms_;
   std::vector<CudaLinear> linears_;  // [layers][qkv, o, gate_up, down], then the head
+  StepKernels step_kernels_;
 };
 
 }  // namespace slidesparse

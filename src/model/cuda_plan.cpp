@@ -18,22 +18,6 @@ namespace {
 
 // No backend takes more: 64 MiB for a library and a tile of sums of at most 256 MiB, with room.
 constexpr std::int64_t kMostScratch = std::int64_t{352} << 20;
-// What stays untouched on a card without a limit: libraries, graphs, modules that are loaded late.
-constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
-
-using Kernels = std::shared_ptr<const CudaLinearKernels>;
-
-// The kernels of a model by their place in a layer: qkv, o, gate_up, down; the head last. A place has several
-// where layers differ.
-struct Places {
-  std::array<std::vector<Kernels>, 5> of;
-
-  std::int64_t scratch(std::size_t place, std::int64_t m) const {
-    std::int64_t most = 0;
-    for (const Kernels& kernels : of[place]) most = std::max(most, linear_scratch(*kernels, m));
-    return most;
-  }
-};
 
 }  // namespace
 
@@ -44,8 +28,7 @@ GemmDesc fused_desc(const std::string& name, std::span<const WeightSource> membe
       continue;
     fail(ErrorKind::kUnsupported,
          "{}: its parts are {} {} and {} {}: on a card, linears that read the same input need one dtype "
-         "and pattern "
-         "(run it with --device cpu)",
+         "and pattern (run it with --device cpu)",
          name, dtype_word(first.dtype), first.pattern.to_string(), dtype_word(member.dtype),
          member.pattern.to_string());
   }
@@ -67,18 +50,43 @@ GemmDesc fused_desc(const std::string& name, std::span<const WeightSource> membe
   return desc;
 }
 
-std::string kernels_key(const GemmDesc& desc) {
-  return fmt::format("{} {} {} {}", desc.to_string(), desc.bias, dtype_name(desc.bias_dtype),
-                     dtype_name(desc.out));
+std::shared_ptr<const CudaLinearKernels> KernelSet::of(const GemmDesc& desc) {
+  auto& kernels = made_[fmt::format("{} {} {} {}", desc.to_string(), desc.bias, dtype_name(desc.bias_dtype),
+                                    dtype_name(desc.out))];
+  if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, options_);
+  return kernels;
+}
+
+void StepKernels::add(FusedPlace place, std::shared_ptr<const CudaLinearKernels> kernels) {
+  auto& known = at_[static_cast<std::size_t>(place)];
+  if (std::ranges::find(known, kernels) == known.end()) known.push_back(std::move(kernels));
+}
+
+std::int64_t StepKernels::most(FusedPlace place, std::int64_t m) const {
+  std::int64_t most = 0;
+  for (const auto& kernels : at_[static_cast<std::size_t>(place)]) {
+    // Fewer tokens may run on kernels that want more.
+    most = std::max({most, kernels->workspace_bytes(m), kernels->input_bytes(m) + kMostScratch});
+  }
+  return most;
+}
+
+StepScratch StepKernels::scratch(const ModelConfig& config, std::int64_t tokens, std::int64_t wanted,
+                                 std::int64_t sequences, std::int64_t longest_query,
+                                 std::int64_t longest_context) const {
+  StepScratch scratch;
+  scratch.qkv = most(kQkv, tokens);
+  scratch.output = most(kOutput, tokens);
+  scratch.gate_up = most(kGateUp, tokens);
+  scratch.down = most(kDown, tokens);
+  if (wanted > 0) scratch.head = most(kHead, wanted);
+  scratch.attention = cuda::paged_attention_workspace(
+      attention_sizes(config, tokens, sequences, longest_query, longest_context));
+  return scratch;
 }
 
 bool embedding_on_host(const ModelConfig& config, WeightPolicy policy) {
   return policy == WeightPolicy::kSmallest && !config.tied_embeddings;
-}
-
-std::int64_t linear_scratch(const CudaLinearKernels& kernels, std::int64_t m) {
-  // Fewer tokens may run on kernels that want more.
-  return std::max(kernels.workspace_bytes(m), kernels.input_bytes(m) + kMostScratch);
 }
 
 cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,
@@ -97,14 +105,8 @@ cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t
 
 MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const ModelOptions& options,
                          std::int64_t longest_context) {
-  const CudaLinearOptions linear{options.linear, options.weights, options.ms};
-  std::map<std::string, Kernels> made;
-  const auto kernels_of = [&](const GemmDesc& desc) {
-    Kernels& kernels = made[kernels_key(desc)];
-    if (!kernels) kernels = std::make_shared<CudaLinearKernels>(desc, linear);
-    return kernels;
-  };
-  const auto places = std::make_shared<Places>();
+  KernelSet set({options.linear, options.weights, options.ms});
+  const auto step = std::make_shared<StepKernels>();
   MemoryDemand demand;
   demand.config = config;
   const WeightTable table = weight_table(config);
@@ -112,30 +114,20 @@ MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const 
     const FusedGroup& group = table.groups[i];
     std::vector<WeightSource> members;
     for (const LinearSpec& spec : group.members) members.push_back(reader.linear_shape(spec, group));
-    const Kernels kernels = kernels_of(fused_desc(group.name, members, DType::kBF16));
+    const auto kernels = set.of(fused_desc(group.name, members, DType::kBF16));
     demand.linear_bytes += bytes_of(kernels->forms());
-    std::vector<Kernels>& known = places->of[i % 4];
-    if (std::ranges::find(known, kernels) == known.end()) known.push_back(kernels);
+    step->add(static_cast<FusedPlace>(i % kPlacesOfLayer), kernels);
   }
   const WeightSource head = reader.head_shape({table.head, config.vocab, config.hidden});
-  const Kernels kernels = kernels_of(fused_desc(table.head, std::span(&head, 1), DType::kF32));
-  places->of[4].push_back(kernels);
+  step->add(kHead, set.of(fused_desc(table.head, std::span(&head, 1), DType::kF32)));
   demand.head = head.dtype;
   demand.embedding_on_host = embedding_on_host(config, options.weights);
   demand.padded = padded_sequences;
   demand.extra = [vocab = config.vocab](std::int64_t tokens, std::int64_t rows, std::int64_t blocks) {
     return step_extra_bytes(vocab, tokens, rows, blocks);
   };
-  demand.scratch = [config, places, longest_context](std::int64_t tokens, std::int64_t wanted) {
-    StepScratch scratch;
-    scratch.qkv = places->scratch(0, tokens);
-    scratch.output = places->scratch(1, tokens);
-    scratch.gate_up = places->scratch(2, tokens);
-    scratch.down = places->scratch(3, tokens);
-    scratch.head = places->scratch(4, wanted);
-    scratch.attention =
-        cuda::paged_attention_workspace(attention_sizes(config, tokens, wanted, tokens, longest_context));
-    return scratch;
+  demand.scratch = [config, step, longest_context](std::int64_t tokens, std::int64_t wanted) {
+    return step->scratch(config, tokens, wanted, wanted, tokens, longest_context);
   };
   return demand;
 }

@@ -223,10 +223,10 @@ std::string memory_table(const MemoryDemand& demand, const MemoryBudget& budget)
   return table.to_string();
 }
 
-void check_memory(const MemoryDemand& demand, const MemoryBudget& budget) {
+std::string memory_shortfall(const MemoryDemand& demand, const MemoryBudget& budget) {
   const std::vector<MemoryUse> uses = plan_memory(demand);
   const std::int64_t needed = bytes_of(uses);
-  if (needed <= budget.free()) return;
+  if (needed <= budget.free()) return {};
   const MemoryLimits limits = memory_limits(demand, budget);
   std::string instead;
   const auto offer = [&](std::int64_t most, std::int64_t asked, const std::string& text) {
@@ -237,11 +237,16 @@ void check_memory(const MemoryDemand& demand, const MemoryBudget& budget) {
         fmt::format("{} sequences of {} tokens", limits.sequences, demand.length));
   offer(limits.length, demand.length,
         fmt::format("{} sequences of {} tokens", demand.sequences, limits.length));
-  fail(ErrorKind::kUnsupported, "{} needed ({}), {} of {} free{}: {}", bytes_text(needed), list_of(uses),
-       bytes_text(budget.free()), bytes_text(budget.total),
-       budget.held.empty() ? "" : fmt::format(" ({})", list_of(budget.held)),
-       instead.empty() ? std::string("no smaller step, number or length of sequences alone fits")
-                       : "what would fit: " + instead);
+  return fmt::format(
+      "{} needed ({}), {} of {} free{}: {}", bytes_text(needed), list_of(uses), bytes_text(budget.free()),
+      bytes_text(budget.total), budget.held.empty() ? "" : fmt::format(" ({})", list_of(budget.held)),
+      instead.empty() ? std::string("no smaller step, number or length of sequences alone fits")
+                      : "what would fit: " + instead);
+}
+
+void check_memory(const MemoryDemand& demand, const MemoryBudget& budget) {
+  const std::string shortfall = memory_shortfall(demand, budget);
+  if (!shortfall.empty()) fail(ErrorKind::kUnsupported, "{}", shortfall);
 }
 
 }  // namespace slidesparse

@@ -11,6 +11,9 @@
 // What a model on a card will take, added up before anything is allocated. Arithmetic on sizes alone.
 namespace slidesparse {
 
+// What libraries, graphs and kernels that are loaded late take of a card besides our own buffers.
+inline constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
+
 // Scratch of the parts of a step at some number of tokens, bytes: quantised inputs and what kernels take.
 struct StepScratch {
   std::int64_t qkv = 0, output = 0, gate_up = 0, down = 0, head = 0;
@@ -86,8 +89,9 @@ MemoryLimits memory_limits(const MemoryDemand& demand, const MemoryBudget& budge
 
 // A table of who takes how much, for people.
 std::string memory_table(const MemoryDemand& demand, const MemoryBudget& budget);
-// Throws kUnsupported when it does not fit: bytes needed and free, who takes and who holds them, and what
-// would fit.
+// Empty when it fits; else bytes needed and free, who takes and who holds them, and what would fit.
+std::string memory_shortfall(const MemoryDemand& demand, const MemoryBudget& budget);
+// Throws kUnsupported with memory_shortfall().
 void check_memory(const MemoryDemand& demand, const MemoryBudget& budget);
 
 }  // namespace slidesparse

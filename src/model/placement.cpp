@@ -14,9 +14,6 @@
 namespace slidesparse {
 namespace {
 
-// What libraries and graphs take besides our own buffers.
-constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
-
 std::string bytes_text(std::int64_t bytes) {
   return format_bytes(static_cast<double>(bytes));
 }

@@ -62,10 +62,7 @@ class RandomReader final : public WeightReader {
   WeightSource head(const LinearSpec& spec, const TensorView& embedding) override {
     if (head_ == DType::kI8) return make(spec, DType::kI8, Pattern());
     if (!tied_) return make(spec, DType::kBF16, Pattern());
-    WeightSource source;
-    source.dtype = DType::kBF16;
-    source.n = spec.n;
-    source.k = spec.k;
+    WeightSource source = head_shape(spec);
     source.values = embedding.data;
     return source;
   }

@@ -23,6 +23,18 @@ std::int64_t bytes_of_input(const GemmDesc& desc, const Footprint& footprint) {
          round_up(footprint.m_padded * 4, kPart);
 }
 
+// The order that all of them want; empty when they do not agree on one.
+std::span<const std::int32_t> common_order(
+    const std::map<std::string, std::unique_ptr<PreparedWeights>>& weights) {
+  std::span<const std::int32_t> order;
+  for (const auto& [form, prepared] : weights) {
+    const std::span<const std::int32_t> own = prepared->input_order_on_host();
+    if (own.empty() || (!order.empty() && !std::ranges::equal(own, order))) return {};
+    order = own;
+  }
+  return order;
+}
+
 }  // namespace
 
 CudaLinearKernels::CudaLinearKernels(const GemmDesc& desc, const CudaLinearOptions& options)
@@ -71,7 +83,10 @@ std::map<std::string, std::unique_ptr<PreparedWeights>> CudaLinearKernels::prepa
 
 CudaLinear::CudaLinear(std::string name, std::shared_ptr<const CudaLinearKernels> kernels,
                        const WeightSource& source)
-    : name_(std::move(name)), kernels_(std::move(kernels)), weights_(kernels_->prepare(source)) {}
+    : name_(std::move(name)),
+      kernels_(std::move(kernels)),
+      weights_(kernels_->prepare(source)),
+      input_order_(common_order(weights_)) {}
 
 std::int64_t CudaLinear::allocated_bytes() const {
   std::int64_t bytes = 0;
@@ -86,16 +101,6 @@ CudaLinear::Rows CudaLinear::dense_rows() const {
       return {dense->values.data(), dense->ld};
   }
   return {};
-}
-
-std::span<const std::int32_t> CudaLinear::input_order() const {
-  std::span<const std::int32_t> order;
-  for (const auto& [form, weights] : weights_) {
-    const std::span<const std::int32_t> own = weights->input_order_on_host();
-    if (own.empty() || (!order.empty() && !std::ranges::equal(own, order))) return {};
-    order = own;
-  }
-  return order;
 }
 
 void CudaLinear::run(const Context& context, const CudaLinearInput& input, std::int64_t m, void* out) const {

@@ -89,7 +89,7 @@ class CudaLinear {
 
   // The order in which every kernel of this linear wants its input's channels, where they agree on one (split
   // weights): who writes x in it spares the gathering. Empty otherwise.
-  std::span<const std::int32_t> input_order() const;
+  std::span<const std::int32_t> input_order() const { return input_order_; }
 
   // out [m, n] of desc().out, contiguous rows. Neither allocates nor synchronises once its M has been run
   // before; takes workspace_bytes(m) from the arena.
@@ -99,6 +99,7 @@ class CudaLinear {
   std::string name_;
   std::shared_ptr<const CudaLinearKernels> kernels_;
   std::map<std::string, std::unique_ptr<PreparedWeights>> weights_;  // by form
+  std::span<const std::int32_t> input_order_;                        // of weights_
 };
 
 }  // namespace slidesparse

@@ -202,6 +202,18 @@ DeviceBuffer upload_vector(const void* from, DType dtype, const GemmDesc& desc, 
   return vector;
 }
 
+CudaVectors pass_vectors(const WeightSource& source, const GemmDesc& desc, std::int64_t n_padded,
+                         Staging& staging) {
+  CudaVectors vectors;
+  if (source.scales != nullptr) {
+    vectors.scales =
+        upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", staging);
+  }
+  if (source.bias != nullptr)
+    vectors.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", staging);
+  return vectors;
+}
+
 }  // namespace
 
 Feasibility check_cuda_problem(const GemmDesc& desc) {
@@ -227,6 +239,24 @@ void check_cuda_args(const GemmDesc& desc, const GemmArgs& args, std::int64_t x_
   check(args.x, "x", x_alignment);
   check(args.out, "out", out_alignment);
   if (desc.x != DType::kBF16) check(args.x_scale, "x_scale", sizeof(float));
+}
+
+Feasibility hopper_available() {
+  const CudaStatus& status = cuda_status();
+  if (!status.available) return Feasibility::no(status.reason);
+  const bool any = std::any_of(status.devices.begin(), status.devices.end(),
+                               [](const CudaDeviceInfo& card) { return card.compute_capability() == 90; });
+  if (any) return {};
+  const CudaDeviceInfo& first = status.devices.front();
+  return Feasibility::no(fmt::format("its kernels are for Hopper (compute capability 9.0), {} has {}.{}",
+                                     first.name, first.major, first.minor));
+}
+
+int multiprocessors(const GemmDesc& desc) {
+  constexpr int kHopperMultiprocessors = 132;
+  const std::vector<CudaDeviceInfo>& cards = cuda_status().devices;
+  const auto index = static_cast<std::size_t>(desc.device.index);
+  return index < cards.size() ? cards[index].multiprocessors : kHopperMultiprocessors;
 }
 
 CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, CudaForm form, std::int64_t ld,
@@ -271,11 +301,9 @@ CudaWeights upload_weights(const WeightSource& source, const GemmDesc& desc, Cud
     const auto expand = form == CudaForm::kSlid ? cuda::expand_slid : cuda::expand_dense;
     cuda_check(expand(packed, to, ld, rows_written, chunk.stream), "expand", desc.to_string());
   });
-  if (source.scales != nullptr)
-    weights.scales =
-        upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", staging);
-  if (source.bias != nullptr)
-    weights.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", staging);
+  CudaVectors vectors = pass_vectors(source, desc, n_padded, staging);
+  weights.scales = std::move(vectors.scales);
+  weights.bias = std::move(vectors.bias);
   if (keeps_bf16_bias(desc, form)) {
     weights.bias_bf16 = DeviceBuffer(n_padded * 2, "bias");
     fill_device(weights.bias_bf16.data(), 0, n_padded * 2, staging.stream());
@@ -311,11 +339,7 @@ void upload_rows(const WeightSource& source, const GemmDesc& desc, std::int64_t 
 CudaVectors upload_vectors(const WeightSource& source, const GemmDesc& desc, std::int64_t n_padded) {
   const std::shared_ptr<Staging> held = staging_of(kChunkBytes);
   const std::scoped_lock lock(held->mutex());
-  CudaVectors vectors;
-  if (source.scales != nullptr)
-    vectors.scales = upload_vector(source.scales, source.scale_dtype, desc, n_padded, "weight scales", *held);
-  if (source.bias != nullptr)
-    vectors.bias = upload_vector(source.bias, source.bias_dtype, desc, n_padded, "bias", *held);
+  CudaVectors vectors = pass_vectors(source, desc, n_padded, *held);
   held->finish();
   return vectors;
 }

@@ -22,6 +22,11 @@ enum class CudaForm { kDense, kSlid };
 
 // A weight matrix on the card, with scales and bias in FP32. Dense ones of equal size are the same whatever
 // backend made them, and weight_form() says so: "dense 4608x3584", rows and columns with padding.
+// Whether there is a card for kernels of compute capability 9.0.
+Feasibility hopper_available();
+// Multiprocessors of the problem's card, an H200's for estimates without one.
+int multiprocessors(const GemmDesc& desc);
+
 struct CudaWeights : PreparedWeights {
   std::int64_t allocated_bytes() const override {
     return values.size() + scales.size() + bias.size() + bias_bf16.size();

@@ -25,7 +25,6 @@ using cutlass_gemm::Variant;
 
 constexpr std::int64_t kWorkspaceAlignment = 256;
 constexpr std::int64_t kPointerAlignment = 16;  // of what the copy engine reads and writes
-constexpr int kHopperMultiprocessors = 132;     // for footprints asked for without a card
 constexpr int kMostSplits = 16;
 constexpr int kLargestSwizzle = 8;
 
@@ -74,12 +73,6 @@ Settings read_settings(const KernelDesc& kernel) {
                printable(word.first, 40), printable(word.second, 40), kMostSplits);
   }
   return settings;
-}
-
-int multiprocessors(const GemmDesc& desc) {
-  const std::vector<CudaDeviceInfo>& cards = cuda_status().devices;
-  const auto index = static_cast<std::size_t>(desc.device.index);
-  return index < cards.size() ? cards[index].multiprocessors : kHopperMultiprocessors;
 }
 
 std::int64_t padded_k(const GemmDesc& desc) {
@@ -172,16 +165,7 @@ Feasibility CutlassBackend::available() const {
   if (cutlass_gemm::variants().empty())
     return Feasibility::no(
         "this build has none of its kernels: CUTLASS's headers were not found when it was configured");
-  const CudaStatus& status = cuda_status();
-  if (!status.available) return Feasibility::no(status.reason);
-  const bool any = std::any_of(status.devices.begin(), status.devices.end(),
-                               [](const CudaDeviceInfo& card) { return card.compute_capability() == 90; });
-  if (!any) {
-    return Feasibility::no(fmt::format("its kernels are for Hopper (compute capability 9.0), {} has {}.{}",
-                                       status.devices.front().name, status.devices.front().major,
-                                       status.devices.front().minor));
-  }
-  return {};
+  return hopper_available();
 }
 
 std::string CutlassBackend::version() const {

@@ -24,7 +24,6 @@ using sm90::Schedule;
 using sm90::Variant;
 
 constexpr std::int64_t kPointerAlignment = 16;  // of what the copy engine reads and writes
-constexpr int kHopperMultiprocessors = 132;     // for estimates without a card
 constexpr int kMostPanel = 256;
 constexpr int kMostSplits = 8;  // blocks of a cluster
 // Tile counts and coordinates are 32-bit numbers.
@@ -84,12 +83,6 @@ std::int64_t blocks_of(const GemmDesc& desc) {
 }
 std::int64_t vector_bytes_of(const GemmDesc& desc) {
   return blocks_of(desc) * sm90::kBlockRows * 4 * (desc.bias ? 2 : 1);
-}
-
-int multiprocessors(const GemmDesc& desc) {
-  const std::vector<CudaDeviceInfo>& cards = cuda_status().devices;
-  const auto index = static_cast<std::size_t>(desc.device.index);
-  return index < cards.size() ? cards[index].multiprocessors : kHopperMultiprocessors;
 }
 
 // Activations of a panel should stay in half of the L2 (measured: 16 tiles of 256 tokens at K = 3584, 8 at
@@ -246,16 +239,7 @@ Feasibility native_supports(const GemmDesc& desc, const KernelDesc& kernel, int 
 }
 
 Feasibility NativeBackend::available() const {
-  const CudaStatus& status = cuda_status();
-  if (!status.available) return Feasibility::no(status.reason);
-  const bool any = std::any_of(status.devices.begin(), status.devices.end(),
-                               [](const CudaDeviceInfo& card) { return card.compute_capability() == 90; });
-  if (!any) {
-    return Feasibility::no(fmt::format("its kernels are for Hopper (compute capability 9.0), {} has {}.{}",
-                                       status.devices.front().name, status.devices.front().major,
-                                       status.devices.front().minor));
-  }
-  return {};
+  return hopper_available();
 }
 
 std::vector<KernelDesc> NativeBackend::kernels() const {

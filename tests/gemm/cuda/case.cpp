@@ -239,6 +239,14 @@ std::ostream& operator<<(std::ostream& out, const CaseSpec& spec) {
   return out << spec.to_string();
 }
 
+std::string case_name(const testing::TestParamInfo<CaseSpec>& info) {
+  std::string name = info.param.to_string();
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  }
+  return name;
+}
+
 std::string no_gpu_reason() {
   const CudaStatus& status = cuda_status();
   return status.available ? std::string() : "no GPU: " + status.reason;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <memory>
 #include <ostream>
@@ -33,6 +35,8 @@ struct CaseSpec {
   std::string to_string() const;
 };
 std::ostream& operator<<(std::ostream& out, const CaseSpec& spec);
+// For INSTANTIATE_TEST_SUITE_P.
+std::string case_name(const testing::TestParamInfo<CaseSpec>& info);
 
 // Why nothing can run on a card here; empty when it can. For GTEST_SKIP() << no_gpu_reason().
 std::string no_gpu_reason();

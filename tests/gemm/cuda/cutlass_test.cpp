@@ -184,15 +184,7 @@ std::vector<CaseSpec> shapes() {
   return list;
 }
 
-std::string name_of(const testing::TestParamInfo<CaseSpec>& info) {
-  std::string name = info.param.to_string();
-  for (char& c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
-  }
-  return name;
-}
-
-INSTANTIATE_TEST_SUITE_P(Dense, CutlassShapes, testing::ValuesIn(shapes()), name_of);
+INSTANTIATE_TEST_SUITE_P(Dense, CutlassShapes, testing::ValuesIn(shapes()), case_name);
 
 std::vector<CaseSpec> special_cases() {
   std::vector<CaseSpec> list;
@@ -236,7 +228,7 @@ std::vector<CaseSpec> special_cases() {
   return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(Special, CutlassShapes, testing::ValuesIn(special_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Special, CutlassShapes, testing::ValuesIn(special_cases()), case_name);
 
 TEST(CutlassSettings, EveryOneGivesTheReference) {
   if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;

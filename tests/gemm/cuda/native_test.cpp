@@ -132,14 +132,6 @@ TEST_P(NativeShapes, EveryKernelGivesTheReference) {
   EXPECT_GE(checked, 5);
 }
 
-std::string name_of(const testing::TestParamInfo<CaseSpec>& info) {
-  std::string name = info.param.to_string();
-  for (char& c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
-  }
-  return name;
-}
-
 std::vector<CaseSpec> shapes() {
   std::vector<CaseSpec> list;
   // N_out of odd eights, rows that do not fill a cluster's tile; K with and without a tail.
@@ -163,7 +155,7 @@ std::vector<CaseSpec> shapes() {
   }
   return list;
 }
-INSTANTIATE_TEST_SUITE_P(Split, NativeShapes, testing::ValuesIn(shapes()), name_of);
+INSTANTIATE_TEST_SUITE_P(Split, NativeShapes, testing::ValuesIn(shapes()), case_name);
 
 std::vector<CaseSpec> special_cases() {
   std::vector<CaseSpec> list;
@@ -215,7 +207,7 @@ std::vector<CaseSpec> special_cases() {
   for (std::size_t i = 0; i < list.size(); ++i) list[i].seed = 1000 + i;
   return list;
 }
-INSTANTIATE_TEST_SUITE_P(Special, NativeShapes, testing::ValuesIn(special_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Special, NativeShapes, testing::ValuesIn(special_cases()), case_name);
 
 // More tiles than clusters, panels that do not come out even, tails everywhere.
 TEST(NativeSettings, EveryPanelGivesTheReference) {
