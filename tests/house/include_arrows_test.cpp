@@ -28,13 +28,18 @@ const std::map<std::string, std::set<std::string>> kArrows{
     {"model", {"core", "format", "prune", "quant", "io", "kernels", "gemm", "ops"}},
     {"convert", {"core", "format", "prune", "quant", "io", "model"}},
     {"engine", {"core", "format", "io", "kernels", "gemm", "ops", "model"}},
-    {"cli", {"core", "format", "prune", "quant", "io", "gemm", "ops", "model", "convert", "engine"}},
+    {"sweep", {"core", "format", "io", "kernels", "gemm", "ops", "model", "convert", "engine"}},
+    {"report", {"core", "format", "io", "sweep"}},
+    {"cli",
+     {"core", "format", "prune", "quant", "io", "gemm", "ops", "model", "convert", "engine", "sweep",
+      "report"}},
 };
 
 // Vendor headers and the folders that may see them ("*" in a set: anybody's .cpp file, but nobody's public
 // header).
 const std::map<std::string, std::set<std::string>> kVendors{
-    {"nlohmann/", {"io", "gemm", "model", "convert", "engine", "cli"}},
+    {"nlohmann/", {"io", "gemm", "model", "convert", "engine", "sweep", "report", "cli"}},
+    {"sqlite3", {"sweep"}},
     {"CLI/", {"cli"}},
     {"dnnl", {"gemm"}},
     {"pcre2", {"io"}},
