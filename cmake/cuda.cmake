@@ -35,6 +35,12 @@ find_path(CUTLASS_INCLUDE_DIR cutlass/cutlass.h
 find_path(CUSPARSELT_INCLUDE_DIR cusparseLt.h
   HINTS ${slidesparse_site} PATH_SUFFIXES nvidia/cu13/include
   DOC "Header of cuSPARSELt")
+find_path(CUDNN_INCLUDE_DIR cudnn.h
+  HINTS ${PROJECT_SOURCE_DIR}/build/venv/cudnn PATH_SUFFIXES nvidia/cudnn/include
+  DOC "Headers of cuDNN 9")
+find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h
+  HINTS ${PROJECT_SOURCE_DIR}/build/venv/cudnn PATH_SUFFIXES include
+  DOC "cuDNN's C++ frontend")
 
 # slidesparse_cuda(<target>): gives a target with .cu files the options that they need.
 function(slidesparse_cuda target)

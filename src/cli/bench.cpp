@@ -185,7 +185,9 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
       const auto reader = random_weights(config, dtype, pattern, head, command.seed, layout);
       models.push_back(plan_bench_model(command.model, config, *reader, options, bench));
       models.back().load = [=, seed = command.seed](const ModelOptions& how) {
-        return Model::random(config, dtype, pattern, head, seed, how, layout);
+        const RandomLayers layers =
+            how.device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn;
+        return Model::random(config, dtype, pattern, head, seed, how, layout, layers);
       };
     }
   }
@@ -209,7 +211,9 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     models.reserve(planned.size());
     std::vector<BenchSubject> subjects;
     for (const PlannedModel& model : planned) {
+      const double start = now_seconds();
       models.push_back(model.load(model.options));
+      if (!quiet) spdlog::info("{}: loaded in {:.1f} s", model.name, now_seconds() - start);
       subjects.push_back({model.name, &models.back()});
       if (model.fits.empty()) continue;
       subjects.back().fit = [&model, &options](std::int64_t m) {

@@ -249,6 +249,7 @@ ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const Machi
     ordered_json kernels = ordered_json::object();
     for (const LinearKernel& linear : row.linears) kernels[linear.name] = linear.kernel;
     json["kernels"] = std::move(kernels);
+    if (!row.attention.empty()) json["attention"] = row.attention;
     json["sparse_share"] = row.sparse_share;
     json["check"] = "ok";
     if (!row.note.empty()) json["note"] = row.note;

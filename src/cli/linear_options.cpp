@@ -37,6 +37,7 @@ void print_memory(const Model& model) {
       text += fmt::format("{}{} {}", text.empty() ? "" : ", ", entry.name,
                           format_bytes(static_cast<double>(entry.bytes)));
   }
+  fmt::print(stderr, "attention: {}\n", model.summary().attention);
   fmt::print(
       stderr, "card memory: {}; {} free{}\n", text, format_bytes(static_cast<double>(free_device_memory())),
       use.limit > 0 ? fmt::format(", limited to {}", format_bytes(static_cast<double>(use.limit))) : "");
@@ -52,6 +53,9 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
   app.add_option(
          "--weights", command.placement.weights,
          "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
+      ->capture_default_str();
+  app.add_option("--attention", command.placement.attention,
+                 "On a card, for whole prompts of equal lengths: auto (cuDNN where it is there) or own")
       ->capture_default_str();
   app.add_option("--memory-limit", command.memory_limit,
                  "On a card: behave as if it had only so much memory, 22.4GiB for example");

@@ -20,6 +20,7 @@ class SharedLibrary {
     return reason_;
   }  // why nothing was found: every place and the loader's words
 
+  void* handle() const { return handle_; }  // the loader's; null when nothing was found
   // The function named `name`, or null.
   void* symbol(const char* name) const;
 

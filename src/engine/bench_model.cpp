@@ -80,6 +80,7 @@ class Workload {
     row.phase = options_.phase;
     row.dtype = summary.dtype;
     row.pattern = summary.pattern;
+    row.attention = summary.attention;
     row.m = m_;
     row.sequences = sequences_;
     row.step_tokens = fit_.step_tokens;

@@ -62,6 +62,7 @@ struct BenchModelRow {
   double gigaflops_per_second = 0;
   double sparse_share = 0;  // of linear FLOPs (head included) that ran on sparse kernels, 0..1
   std::vector<LinearKernel> linears;
+  std::string attention;  // on a card: what computes it, in words
 };
 
 // Times every subject at every m; subjects are interleaved run by run, so that drift of the machine meets all

@@ -107,11 +107,12 @@ LayerWeights LayerWeights::joined(const GemmDesc& desc, std::span<const WeightSo
   // out[i] = in[row_order[i]], rows of `bytes` bytes.
   const auto copy_rows = [row_order](std::byte* out, const void* in, std::int64_t rows, std::int64_t bytes) {
     const auto* from = static_cast<const std::byte*>(in);
-    if (row_order.empty()) {
-      std::memcpy(out, from, static_cast<std::size_t>(rows * bytes));
-      return;
-    }
     parallel_for(rows, 256, [&](std::int64_t begin, std::int64_t end) {
+      if (row_order.empty()) {
+        std::memcpy(out + begin * bytes, from + begin * bytes,
+                    static_cast<std::size_t>((end - begin) * bytes));
+        return;
+      }
       for (std::int64_t i = begin; i < end; ++i)
         std::memcpy(out + i * bytes, from + row_order[static_cast<std::size_t>(i)] * bytes,
                     static_cast<std::size_t>(bytes));

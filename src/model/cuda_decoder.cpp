@@ -83,8 +83,17 @@ class LinearMaker {
 }  // namespace
 
 CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const CudaLinearOptions& options,
+                         AttentionChoice attention,
                          const std::function<void(std::int64_t, std::int64_t)>& progress)
     : config_(config) {
+  if (attention == AttentionChoice::kAuto) {
+    prompt_attention_ = std::make_unique<PromptAttention>();
+    summary_.attention = prompt_attention_->reason().empty()
+                             ? prompt_attention_->version() + " for whole prompts, else own"
+                             : "own (" + prompt_attention_->reason() + ")";
+  } else {
+    summary_.attention = "own";
+  }
   const auto staging = hold_weight_staging();
   const CudaStream stream;
   const WeightTable table = weight_table(config);
@@ -164,6 +173,20 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
   return step_bytes(config_, tokens, wanted, scratch);
 }
 
+std::optional<PromptShape> CudaDecoder::whole_prompts(const CudaStep& step, const KvPages& pages) const {
+  // Each length is a plan of its own: few of them, and only where it pays.
+  constexpr std::int64_t kShortest = 128, kMultiple = 64;
+  const std::int64_t length = step.longest_query;
+  const bool whole = step.longest_context == length && step.tokens == step.sequences * length;
+  if (!prompt_attention_ || !whole || length < kShortest || length % kMultiple != 0) return {};
+  // Attention reads what the cache would give back: 8-bit keys are rounded.
+  if (pages.keys.dtype != DType::kBF16) return {};
+  const PromptShape shape{step.sequences, length, config_.heads, config_.kv_heads, config_.head_dim};
+  const std::int64_t q_width = config_.heads * config_.head_dim;
+  const std::int64_t width = q_width + 2 * config_.kv_heads * config_.head_dim;
+  return prompt_attention_->takes(shape, width, q_width) ? std::optional(shape) : std::nullopt;
+}
+
 void CudaDecoder::run_attention(const Context& context, const CudaStep& step, const KvCache& cache,
                                 std::int64_t layer, const Stream& stream) const {
   const std::int64_t q_width = config_.heads * config_.head_dim;
@@ -198,9 +221,20 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   finish.positions = step.positions;
   finish.slots = step.slots;
   finish.cache = paged;
+  const std::optional<PromptShape> prompts = whole_prompts(step, pages);
+  finish.keys_in_place = prompts.has_value();
   cuda_check(cuda::finish_qkv(finish, context.stream), "finish_qkv");
 
-  {
+  if (prompts) {
+    const Arena::Scope inner(*context.arena);
+    PromptArgs attention;
+    attention.qkv = qkv;
+    attention.ld = width;
+    attention.out = attended;
+    attention.ldout = q_width;
+    attention.workspace = context.arena->allocate(static_cast<std::size_t>(kPromptWorkspace));
+    prompt_attention_->run(*prompts, attention, context.stream);
+  } else {
     const Arena::Scope inner(*context.arena);
     cuda::PagedAttentionArgs attention =
         attention_sizes(config_, stream.m, step.sequences, step.longest_query, step.longest_context);

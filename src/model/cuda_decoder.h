@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "model/model.h"
 #include "model/weight_reader.h"
 #include "ops/cuda_linear.h"
+#include "ops/prompt_attention.h"
 
 namespace slidesparse {
 
@@ -24,6 +26,7 @@ class CudaDecoder {
   // Reads every weight once, layer by layer; the reader can go afterwards. `progress` gets linears done and
   // their number.
   CudaDecoder(const ModelConfig& config, WeightReader& reader, const CudaLinearOptions& options,
+              AttentionChoice attention = AttentionChoice::kAuto,
               const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
 
   const ModelConfig& config() const { return config_; }
@@ -53,6 +56,8 @@ class CudaDecoder {
                   const Stream& stream) const;
   void run_attention(const Context& context, const CudaStep& step, const KvCache& cache, std::int64_t layer,
                      const Stream& stream) const;
+  // The step's shape where cuDNN takes it.
+  std::optional<PromptShape> whole_prompts(const CudaStep& step, const KvPages& pages) const;
   void project(const Context& context, const Stream& stream, const std::int32_t* rows, std::int64_t count,
                float* logits) const;
   const CudaLinear& linear(std::int64_t layer, int which) const {
@@ -68,6 +73,7 @@ class CudaDecoder {
   std::vector<Norms> norms_;
   std::vector<CudaLinear> linears_;  // [layers][qkv, o, gate_up, down], then the head
   StepKernels step_kernels_;
+  std::unique_ptr<PromptAttention> prompt_attention_;  // null: only our own
 };
 
 }  // namespace slidesparse

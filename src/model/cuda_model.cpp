@@ -18,7 +18,8 @@ constexpr std::int64_t kMostHeadsOfOne = 16;  // kernels/cuda/paged_attention.h
 class CudaModel final : public CardModel {
  public:
   CudaModel(const ModelConfig& config, WeightReader& reader, const ModelOptions& options)
-      : decoder_(config, reader, {options.linear, options.weights, options.ms}, options.progress) {}
+      : decoder_(config, reader, {options.linear, options.weights, options.ms}, options.attention,
+                 options.progress) {}
 
   ModelSummary summary() const override { return decoder_.summary(); }
   const CudaDecoder& decoder() const override { return decoder_; }

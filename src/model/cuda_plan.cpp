@@ -12,6 +12,7 @@
 #include "core/fail.h"
 #include "model/card_model.h"
 #include "model/cuda_step.h"
+#include "ops/prompt_attention.h"
 
 namespace slidesparse {
 namespace {
@@ -80,8 +81,9 @@ StepScratch StepKernels::scratch(const ModelConfig& config, std::int64_t tokens,
   scratch.gate_up = most(kGateUp, tokens);
   scratch.down = most(kDown, tokens);
   if (wanted > 0) scratch.head = most(kHead, wanted);
-  scratch.attention = cuda::paged_attention_workspace(
-      attention_sizes(config, tokens, sequences, longest_query, longest_context));
+  scratch.attention =
+      std::max(kPromptWorkspace, cuda::paged_attention_workspace(attention_sizes(
+                                     config, tokens, sequences, longest_query, longest_context)));
   return scratch;
 }
 

@@ -82,9 +82,9 @@ Model Model::load(const std::filesystem::path& directory, const ModelOptions& op
 }
 
 Model Model::random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
-                    const ModelOptions& options, Layout layout) {
-  return Model(
-      std::make_unique<State>(config, random_weights(config, dtype, pattern, head, seed, layout), options));
+                    const ModelOptions& options, Layout layout, RandomLayers layers) {
+  return Model(std::make_unique<State>(
+      config, random_weights(config, dtype, pattern, head, seed, layout, layers), options));
 }
 
 const ModelConfig& Model::config() const {

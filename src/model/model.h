@@ -13,6 +13,7 @@
 #include "gemm/weight_forms.h"
 #include "model/config.h"
 #include "model/memory_plan.h"
+#include "model/weights.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 
@@ -61,6 +62,12 @@ struct Batch {
   std::span<const std::int32_t> wanted_rows;  // token indices whose logits are wanted, ascending
 };
 
+// On a card: who computes the attention of whole prompts of equal lengths.
+enum class AttentionChoice {
+  kAuto,  // cuDNN where it is there and has a plan, else our own kernel
+  kOwn,   // our own kernel, as for everything else
+};
+
 struct ModelOptions {
   LinearOptions linear;
   bool validate = false;  // touch and check every byte of packed weights before the first use
@@ -68,6 +75,7 @@ struct ModelOptions {
   DeviceKind device = DeviceKind::kCpu;
   // On a card: which forms of the weights stay there, decided by the times at these numbers of tokens.
   WeightPolicy weights = WeightPolicy::kFastest;
+  AttentionChoice attention = AttentionChoice::kAuto;
   std::vector<std::int64_t> ms{1, 16, 64, 256, 1024, 4096};
   // Called before anything is on a card, with what the model will take there when contexts have at most so
   // many tokens (card_model.h): throws when that, and what the caller needs besides, does not fit.
@@ -96,8 +104,9 @@ struct ModelSummary {
   std::int64_t embedding_bytes = 0;
   std::int64_t head_bytes = 0;  // 0 when tied and not quantised
   std::int64_t other_bytes = 0;
-  std::string dtype;    // "bf16", "int8", "fp8"
-  std::string pattern;  // "6:8", "6:8 split", "dense", "mixed"
+  std::string dtype;      // "bf16", "int8", "fp8"
+  std::string pattern;    // "6:8", "6:8 split", "dense", "mixed"
+  std::string attention;  // on a card: what computes it, in words
 };
 
 class Model {
@@ -108,7 +117,8 @@ class Model {
   // Random weights of `config` (head: BF16 or I8) quantised and packed in memory (speed runs): valid for the
   // pattern, deterministic.
   static Model random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
-                      const ModelOptions& options = {}, Layout layout = Layout::kPacked);
+                      const ModelOptions& options = {}, Layout layout = Layout::kPacked,
+                      RandomLayers layers = RandomLayers::kOwn);
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;

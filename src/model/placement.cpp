@@ -55,6 +55,9 @@ ModelOptions model_options(const Placement& placement, std::vector<std::int64_t>
   options.device = parse_device(placement.device);
   options.weights = parse_weight_policy(placement.weights);
   options.ms = std::move(ms);
+  if (placement.attention != "auto" && placement.attention != "own")
+    fail(ErrorKind::kUsage, "--attention {}: possible are auto, own", printable(placement.attention, 40));
+  options.attention = placement.attention == "own" ? AttentionChoice::kOwn : AttentionChoice::kAuto;
   const bool card = options.device == DeviceKind::kCuda;
   if (placement.memory_limit != 0) limit_memory(placement.memory_limit, card);
   options.linear.backends = placement.backends;

@@ -17,6 +17,7 @@ struct Placement {
   // chosen by rule, so that figures repeat).
   std::string cache;
   std::string weights = "fastest";
+  std::string attention = "auto";
   std::int64_t memory_limit = 0;  // bytes; 0: what the card has
 };
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,12 +25,13 @@ constexpr std::int64_t kRowBlock = 16;
 class RandomReader final : public WeightReader {
  public:
   RandomReader(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
-               Layout layout)
+               Layout layout, RandomLayers layers)
       : dtype_(dtype),
         pattern_(pattern),
         split_(layout == Layout::kSplit && !pattern.is_dense()),
         head_(head),
         tied_(config.tied_embeddings),
+        repeated_(layers == RandomLayers::kRepeated),
         seed_(seed) {
     require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16, "random weights as {}",
             dtype_name(dtype));
@@ -39,9 +41,12 @@ class RandomReader final : public WeightReader {
   std::string describe() const override { return "random weights"; }
 
   WeightSource linear(const LinearSpec& spec, const FusedGroup& group) override {
-    WeightSource source = split_ ? make_split(spec, group) : make(spec, dtype_, pattern_);
-    if (spec.bias) source.bias = normals(spec.n, 0.0f, kDeviation);
-    return source;
+    if (!repeated_) return make_linear(spec, group);
+    // The module's own name: "q_proj" of "model.layers.3.self_attn.q_proj".
+    const std::string name = spec.name.substr(spec.name.rfind('.') + 1);
+    const auto found = of_first_layer_.find(name);
+    if (found != of_first_layer_.end()) return found->second;
+    return of_first_layer_.emplace(name, make_linear(spec, group)).first->second;
   }
 
   WeightSource linear_shape(const LinearSpec& spec, const FusedGroup&) override {
@@ -68,6 +73,12 @@ class RandomReader final : public WeightReader {
   }
 
  private:
+  WeightSource make_linear(const LinearSpec& spec, const FusedGroup& group) {
+    WeightSource source = split_ ? make_split(spec, group) : make(spec, dtype_, pattern_);
+    if (spec.bias) source.bias = normals(spec.n, 0.0f, kDeviation);
+    return source;
+  }
+
   Buffer& own(std::int64_t bytes) { return owned_.emplace_back(static_cast<std::size_t>(bytes)); }
   std::uint64_t next_seed() { return random_bits(seed_, tensors_++); }
 
@@ -189,18 +200,21 @@ class RandomReader final : public WeightReader {
   bool split_;
   DType head_;
   bool tied_;
+  bool repeated_;
   std::uint64_t seed_;
   std::uint64_t tensors_ = 0;
   std::vector<Buffer> owned_;
   std::string group_;  // whose weights were made last
   std::deque<LayerWeights> groups_;
+  std::map<std::string, WeightSource> of_first_layer_;  // by the module's name
 };
 
 }  // namespace
 
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
-                                             DType head, std::uint64_t seed, Layout layout) {
-  return std::make_unique<RandomReader>(config, dtype, pattern, head, seed, layout);
+                                             DType head, std::uint64_t seed, Layout layout,
+                                             RandomLayers layers) {
+  return std::make_unique<RandomReader>(config, dtype, pattern, head, seed, layout, layers);
 }
 
 }  // namespace slidesparse

@@ -9,6 +9,11 @@
 
 namespace slidesparse {
 
+// Whether random layers have linears of their own, or all those of the first: on a card, where each layer is
+// copied, that makes no difference to speed, and loading takes a fraction of the time. In host memory, which
+// linears are views of, it would: the caches would see one layer.
+enum class RandomLayers { kOwn, kRepeated };
+
 // One linear layer that is pruned and quantised: weight NAME.weight [n, k].
 struct LinearSpec {
   std::string name;  // "model.layers.3.self_attn.q_proj"

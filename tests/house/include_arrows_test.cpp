@@ -52,6 +52,7 @@ const std::map<std::string, std::set<std::string>> kVendors{
     {"cuda_", {"core", "kernels", "gemm"}},
     {"cublas", {"gemm"}},
     {"cusparse", {"gemm"}},
+    {"cudnn", {"ops"}},
     {"cutlass/", {"gemm"}},
     {"cute/", {"gemm"}},
 };

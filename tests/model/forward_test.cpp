@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <map>
+#include <string>
 
 #include "core/numeric.h"
 #include "core/random.h"
@@ -387,6 +389,36 @@ TEST(Random, IsDeterministicAndRunsInEveryForm) {
   EXPECT_EQ(packed.linears_at(1, 1).back().name, "lm_head");
   EXPECT_EQ(Model::random(config, DType::kI8, Pattern(), DType::kBF16, 1).summary().head_bytes, 0);
   EXPECT_THROW(Model::random(config, DType::kI8, Pattern(), DType::kF8E4M3, 1), Error);
+}
+
+// Repeated layers are those of the first layer that has its own, for every layout.
+TEST(RandomModel, LayersMayAllBeTheFirst) {
+  ModelConfig config =
+      parse_model_config(read_text_file(test::golden("llama") / "config.json"), "config.json");
+  config.hidden = config.intermediate = 256;
+  const WeightTable table = weight_table(config);
+  for (const Layout layout : {Layout::kPacked, Layout::kSplit}) {
+    const auto reader = [&](RandomLayers layers) {
+      return random_weights(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, layout, layers);
+    };
+    const auto own = reader(RandomLayers::kOwn), repeated = reader(RandomLayers::kRepeated);
+    std::map<std::string, WeightSource> first;
+    for (const FusedGroup& group : table.groups) {
+      for (const LinearSpec& spec : group.members) {
+        const WeightSource a = own->linear(spec, group), b = repeated->linear(spec, group);
+        const std::string name = spec.name.substr(spec.name.rfind('.') + 1);
+        const auto [at, is_first] = first.emplace(name, b);
+        if (is_first) {
+          EXPECT_EQ(std::memcmp(a.values, b.values, static_cast<std::size_t>(a.n)), 0) << spec.name;
+        } else {
+          EXPECT_EQ(b.values, at->second.values) << spec.name;
+          EXPECT_NE(std::memcmp(a.values, b.values, static_cast<std::size_t>(a.n)), 0) << spec.name;
+        }
+        EXPECT_EQ(a.n, b.n);
+        EXPECT_EQ(a.k, b.k);
+      }
+    }
+  }
 }
 
 // Random split weights: linears of one input share its order, and the model gives numbers.

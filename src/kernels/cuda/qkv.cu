@@ -113,10 +113,8 @@ __global__ void __launch_bounds__(kThreads) qkv_kernel(const __grid_constant__ Q
       rotated<kLanes>(x, a.rotary_table + (there ? position : 0) * a.head_dim, there, lane, lanes / 2);
   if (!is_v) x = turned;
   if (!live) return;
-  if (is_q) {
-    *place = x;
-    return;
-  }
+  if (is_q || (a.keys_in_place && !is_v)) *place = x;
+  if (is_q) return;
   if (slot < 0 || slot >= a.cache.pages * a.cache.page_size) return;
   const std::int64_t kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
   const std::int64_t to = (slot * a.kv_heads + kv_head) * a.head_dim + 8 * lane;

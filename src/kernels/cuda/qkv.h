@@ -29,10 +29,11 @@ struct QkvArgs {
   // with one slot leave either of them.
   const std::int32_t* slots = nullptr;
   PagedCache cache;  // written: F8_E4M3 is value / scale, saturating
+  bool keys_in_place = false;  // whether k is written back as q is
 };
 
 // q is normalised, rotated and written back in place; k, normalised and rotated, and v go to the cache, while
-// their columns of qkv stay as they were. Bit-equal to head_rms_norm(), rotary() and write_kv() of the CPU.
+// their columns of qkv stay as they were, unless keys are wanted there too. Bit-equal to head_rms_norm(), rotary() and write_kv() of the CPU.
 // Returns a cudaError_t.
 int finish_qkv(const QkvArgs& args, void* stream);
 

@@ -8,8 +8,9 @@
 //     shared word i = row 2b+1 lane i : row 2b lane i
 //
 // and the largest magnitudes are noted on the way; after one barrier every thread fetches the words of 16
-// output lanes, scales both halves and writes 16 bytes of each row. Blocks are small enough for two or three
-// on a multiprocessor: one waits for memory while another gathers.
+// output lanes, scales both halves and writes 16 bytes of each row. A norm needs all of its row first and
+// keeps it in registers. Blocks are small enough for several on a multiprocessor: one waits for memory while
+// another gathers.
 namespace slidesparse::cuda {
 namespace {
 
@@ -18,6 +19,11 @@ namespace {
 constexpr int kShortThreads = 128, kShortBlocks = 8;
 constexpr int kLongThreads = 384, kLongBlocks = 3;
 constexpr std::int64_t kShortRow = 4096;
+// The same of a norm, whose rows are no longer than kNormDepth vectors of 8 a thread.
+constexpr int kShortNormBlocks = 6;
+constexpr int kLongNormThreads = 256, kLongNormBlocks = 3;
+constexpr int kNormDepth = 4;
+constexpr std::int64_t kLongestNormRow = 8 * kNormDepth * kLongNormThreads;
 constexpr int kLanes = 16;  // of an output row, of a thread at a time
 constexpr std::int64_t kFewestRows = 512;
 constexpr int kBlocksWanted = 2;  // of a multiprocessor, at least: what limits a row's length
@@ -32,6 +38,107 @@ __device__ inline std::uint32_t four_codes(const std::uint32_t (&lanes)[4], bool
   }
 }
 
+__device__ inline std::uint32_t largest_of(const uint4& v) {
+  constexpr std::uint32_t kMagnitudes = 0x7fff7fffu;
+  return __vmaxu2(__vmaxu2(v.x & kMagnitudes, v.y & kMagnitudes),
+                  __vmaxu2(v.z & kMagnitudes, v.w & kMagnitudes));
+}
+
+// Vector i of both rows.
+__device__ inline void store_pairs(std::uint32_t* pairs, int i, const uint4& low, const uint4& high) {
+  auto* const to = reinterpret_cast<uint4*>(pairs) + 2 * i;
+  to[0] = make_uint4(__byte_perm(low.x, high.x, 0x5410), __byte_perm(low.x, high.x, 0x7632),
+                     __byte_perm(low.y, high.y, 0x5410), __byte_perm(low.y, high.y, 0x7632));
+  to[1] = make_uint4(__byte_perm(low.z, high.z, 0x5410), __byte_perm(low.z, high.z, 0x7632),
+                     __byte_perm(low.w, high.w, 0x5410), __byte_perm(low.w, high.w, 0x7632));
+}
+
+// Both rows from memory into pairs; the largest magnitude of this thread's lanes of each.
+template <Producer kProducer, int kThreads>
+__device__ inline void read_rows(const QuantizeArgs& a, int vectors, std::int64_t first, std::uint32_t* pairs,
+                                 std::uint32_t (&largest)[2]) {
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kThreads) {
+    uint4 v[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      v[r] = make_uint4(0, 0, 0, 0);
+      if (first + r >= a.m) continue;
+      const auto* row =
+          reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(a.x) + (first + r) * a.ldx);
+      v[r] = row[i];
+      if constexpr (kProducer == Producer::kSiluMul) v[r] = silu_vector(v[r], row[vectors + i]);
+      largest[r] = __vmaxu2(largest[r], largest_of(v[r]));
+    }
+    store_pairs(pairs, i, v[0], v[1]);
+  }
+}
+
+template <int kThreads>
+__device__ inline void store_vectors(std::uint16_t* row, int vectors, const uint4 (&v)[kNormDepth]) {
+#pragma unroll
+  for (int s = 0; s < kNormDepth; ++s) {
+    const int i = s * kThreads + static_cast<int>(threadIdx.x);
+    if (i < vectors) reinterpret_cast<uint4*>(row)[i] = v[s];
+  }
+}
+
+// The same behind residual, update and norm.
+template <int kThreads>
+__device__ inline void norm_rows(const QuantizePlan& p, std::int64_t first, std::uint32_t* pairs,
+                                 std::uint32_t (&largest)[2]) {
+  __shared__ float chunks[2][kNormDepth * kThreads / kChunkVectors];
+  const QuantizeArgs& a = p.args;
+  uint4 v[2][kNormDepth];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const std::int64_t row = first + r;
+    const bool live = row < a.m;
+    const auto* const x =
+        reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(a.x) + row * a.ldx);
+    const auto* const update =
+        reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(a.update) + row * a.k);
+#pragma unroll
+    for (int s = 0; s < kNormDepth; ++s) {
+      const int i = s * kThreads + static_cast<int>(threadIdx.x);
+      v[r][s] = make_uint4(0, 0, 0, 0);
+      if (!live || i >= p.vectors) continue;
+      v[r][s] = x[i];
+      if (a.update != nullptr) v[r][s] = add_vector(v[r][s], update[i]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const std::int64_t row = first + r;
+    if (a.residual_out != nullptr && row < a.m)
+      store_vectors<kThreads>(static_cast<std::uint16_t*>(a.residual_out) + row * a.k, p.vectors, v[r]);
+    store_chunks(v[r], chunks[r]);
+  }
+  __syncthreads();
+  float inverse[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+    inverse[r] = inverse_rms(sum_of_chunks(chunks[r], chunks_of(p.vectors)), a.k, a.eps);
+#pragma unroll
+  for (int s = 0; s < kNormDepth; ++s) {
+    const int i = s * kThreads + static_cast<int>(threadIdx.x);
+    if (i >= p.vectors) continue;
+    const uint4 weight = static_cast<const uint4*>(a.norm_weight)[i];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // What stands behind the rows stays +0, whatever the inverse is.
+      v[r][s] = first + r < a.m ? norm_vector(v[r][s], weight, inverse[r]) : make_uint4(0, 0, 0, 0);
+      largest[r] = __vmaxu2(largest[r], largest_of(v[r][s]));
+    }
+    store_pairs(pairs, i, v[0][s], v[1][s]);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (a.normed_out != nullptr && first + r < a.m)
+      store_vectors<kThreads>(static_cast<std::uint16_t*>(a.normed_out) + (first + r) * a.k, p.vectors, v[r]);
+  }
+}
+
 template <Producer kProducer, Codes C, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks) quantize_gather(const __grid_constant__ QuantizePlan p) {
   extern __shared__ __align__(16) std::uint32_t pairs[];  // [k]
@@ -41,27 +148,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) quantize_gather(const __gri
   const std::int64_t first = 2 * static_cast<std::int64_t>(blockIdx.x);
 
   std::uint32_t largest[2] = {};
-#pragma unroll 2
-  for (int i = t; i < p.vectors; i += kThreads) {
-    uint4 v[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      v[r] = make_uint4(0, 0, 0, 0);
-      if (first + r >= a.m) continue;
-      const auto* row =
-          reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(a.x) + (first + r) * a.ldx);
-      v[r] = row[i];
-      if constexpr (kProducer == Producer::kSiluMul) v[r] = silu_vector(v[r], row[p.vectors + i]);
-      constexpr std::uint32_t kMagnitudes = 0x7fff7fffu;
-      const std::uint32_t most = __vmaxu2(__vmaxu2(v[r].x & kMagnitudes, v[r].y & kMagnitudes),
-                                          __vmaxu2(v[r].z & kMagnitudes, v[r].w & kMagnitudes));
-      largest[r] = __vmaxu2(largest[r], most);
-    }
-    auto* const to = reinterpret_cast<uint4*>(pairs) + 2 * i;
-    to[0] = make_uint4(__byte_perm(v[0].x, v[1].x, 0x5410), __byte_perm(v[0].x, v[1].x, 0x7632),
-                       __byte_perm(v[0].y, v[1].y, 0x5410), __byte_perm(v[0].y, v[1].y, 0x7632));
-    to[1] = make_uint4(__byte_perm(v[0].z, v[1].z, 0x5410), __byte_perm(v[0].z, v[1].z, 0x7632),
-                       __byte_perm(v[0].w, v[1].w, 0x5410), __byte_perm(v[0].w, v[1].w, 0x7632));
+  if constexpr (kProducer == Producer::kRmsNorm) {
+    norm_rows<kThreads>(p, first, pairs, largest);
+  } else {
+    read_rows<kProducer, kThreads>(a, p.vectors, first, pairs, largest);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -113,15 +203,29 @@ cudaError_t launch_with(const QuantizePlan& plan, cudaStream_t stream) {
 
 template <Producer kProducer, Codes C>
 cudaError_t launch(const QuantizePlan& plan, cudaStream_t stream) {
-  return plan.args.k <= kShortRow ? launch_with<kProducer, C, kShortThreads, kShortBlocks>(plan, stream)
-                                  : launch_with<kProducer, C, kLongThreads, kLongBlocks>(plan, stream);
+  constexpr bool kNorm = kProducer == Producer::kRmsNorm;
+  if (plan.args.k <= kShortRow)
+    return launch_with < kProducer, C, kShortThreads,
+           kNorm ? kShortNormBlocks : kShortBlocks > (plan, stream);
+  if constexpr (kNorm) {
+    return launch_with<kProducer, C, kLongNormThreads, kLongNormBlocks>(plan, stream);
+  } else {
+    return launch_with<kProducer, C, kLongThreads, kLongBlocks>(plan, stream);
+  }
+}
+
+template <Producer kProducer>
+cudaError_t launch_codes_of(const QuantizePlan& plan, cudaStream_t stream) {
+  return plan.args.out == DType::kI8 ? launch<kProducer, Codes::kI8>(plan, stream)
+                                     : launch<kProducer, Codes::kF8>(plan, stream);
 }
 
 }  // namespace
 
 bool can_gather(const QuantizePlan& plan) {
   const QuantizeArgs& a = plan.args;
-  if (a.perm == nullptr || a.out == DType::kBF16 || a.producer == Producer::kRmsNorm) return false;
+  if (a.perm == nullptr || a.out == DType::kBF16) return false;
+  if (a.producer == Producer::kRmsNorm && a.k > kLongestNormRow) return false;
   if (!plan.wide_in || !plan.wide_perm || !plan.wide_out || plan.rows < kFewestRows) return false;
   int device = 0, most_bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
@@ -132,13 +236,14 @@ bool can_gather(const QuantizePlan& plan) {
 }
 
 cudaError_t launch_gather(const QuantizePlan& plan, cudaStream_t stream) {
-  const bool int8 = plan.args.out == DType::kI8;
-  if (plan.args.producer == Producer::kSiluMul) {
-    return int8 ? launch<Producer::kSiluMul, Codes::kI8>(plan, stream)
-                : launch<Producer::kSiluMul, Codes::kF8>(plan, stream);
+  switch (plan.args.producer) {
+    case Producer::kRmsNorm:
+      return launch_codes_of<Producer::kRmsNorm>(plan, stream);
+    case Producer::kSiluMul:
+      return launch_codes_of<Producer::kSiluMul>(plan, stream);
+    default:
+      return launch_codes_of<Producer::kNone>(plan, stream);
   }
-  return int8 ? launch<Producer::kNone, Codes::kI8>(plan, stream)
-              : launch<Producer::kNone, Codes::kF8>(plan, stream);
 }
 
 }  // namespace slidesparse::cuda

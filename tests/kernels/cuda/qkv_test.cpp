@@ -24,6 +24,7 @@ struct QkvCase {
   std::int64_t pad = 0;  // columns of qkv behind v
   bool norm = false;
   DType cache = DType::kBF16;
+  bool keys_in_place = false;
 };
 
 constexpr std::int64_t kPageSize = 16;
@@ -116,6 +117,7 @@ void check_qkv(const QkvCase& c, Random& random, const CudaStream& stream) {
   args.max_positions = kPositions;
   args.positions = d_positions.data();
   args.slots = d_slots.data();
+  args.keys_in_place = c.keys_in_place;
   args.cache.dtype = c.cache;
   args.cache.key_scale = 0.013f;
   args.cache.value_scale = 0.0037f;  // so small that some values are too large for it
@@ -149,12 +151,13 @@ void check_qkv(const QkvCase& c, Random& random, const CudaStream& stream) {
     const std::int32_t position = positions[static_cast<std::size_t>(t)];
     for (std::int64_t j = 0; j < ld; ++j) {
       const auto at = static_cast<std::size_t>(t * ld + j);
-      if (j >= c.heads * c.head_dim) {
+      const std::int64_t turned = c.heads + (c.keys_in_place ? c.kv_heads : 0);
+      if (j >= turned * c.head_dim) {
         ASSERT_EQ(got[at], qkv[at]) << "touched: token " << t << ", column " << j;
       } else if (position < 0 || position >= kPositions) {
         ASSERT_TRUE(is_bf16_nan(got[at])) << "token " << t << ", column " << j << " has no position";
       } else {
-        ASSERT_TRUE(same_bf16(got[at], want[at])) << "q: token " << t << ", column " << j;
+        ASSERT_TRUE(same_bf16(got[at], want[at])) << "q or k: token " << t << ", column " << j;
       }
     }
   }
@@ -203,6 +206,7 @@ TEST_F(CudaQkv, EqualsNormRotaryAndWrite) {
           c.pad = random.below(2) * 24;
           c.norm = norm;
           c.cache = cache;
+          c.keys_in_place = random.below(2) == 1;
           check_qkv(c, random, stream);
           if (HasFailure()) return;
         }

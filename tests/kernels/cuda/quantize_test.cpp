@@ -89,13 +89,14 @@ INSTANTIATE_TEST_SUITE_P(Lengths, CudaQuantizeShapes,
 
 class CudaQuantize : public DeviceTest {};
 
-// Rows that are gathered two at a time: an odd number of them, tokens that have no codes, padding.
+// Rows that are gathered two at a time: an odd number of them, tokens that have no codes, padding; norms
+// whose rows fit into the registers of few and of more threads, and of none.
 TEST_F(CudaQuantize, ManyGatheredRows) {
   const CudaStream stream;
   Random random(77);
-  for (const Producer producer : {Producer::kNone, Producer::kSiluMul}) {
+  for (const Producer producer : kProducers) {
     for (const DType out : {DType::kI8, DType::kF8E4M3}) {
-      for (const std::int64_t k : {8, 264, 3584}) {
+      for (const std::int64_t k : {8, 264, 3584, 4104, 8192, 8200}) {
         QuantizeCase c;
         c.producer = producer;
         c.out = out;
@@ -105,9 +106,16 @@ TEST_F(CudaQuantize, ManyGatheredRows) {
         c.ldq = (k + 63) / 64 * 64 + 64;
         c.m_padded = random.below(2) == 0 ? 0 : 608;
         c.perm = random_perm(k, random.bits());
+        c.in_place = producer == Producer::kRmsNorm && out == DType::kI8;
+        c.writes_normed = producer == Producer::kRmsNorm && out == DType::kF8E4M3;
         fill_inputs(c, random.bits());
         for (std::int64_t i = 0; i < c.ldx; ++i) c.x[static_cast<std::size_t>(4 * c.ldx + i)] = 0;
         c.x[static_cast<std::size_t>(600 * c.ldx + 3)] = 0x7fc0;  // a NaN in the last row
+        if (producer == Producer::kRmsNorm && k != 264) {
+          for (std::int64_t i = 0; i < c.m * c.k; ++i)
+            c.update.push_back(
+                i / c.k == 4 ? 0 : float_to_bf16(random_normal(23, static_cast<std::uint64_t>(i))));
+        }
         check_case(c, stream);
         if (HasFailure()) return;
       }

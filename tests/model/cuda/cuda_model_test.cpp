@@ -117,11 +117,13 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
       GTEST_SKIP() << backend_named("native").available().reason;
   }
 
-  static Model make(DeviceKind device, WeightPolicy weights = WeightPolicy::kFastest) {
+  static Model make(DeviceKind device, WeightPolicy weights = WeightPolicy::kFastest,
+                    AttentionChoice attention = AttentionChoice::kAuto) {
     const CudaModelCase& c = GetParam();
     ModelOptions options;
     options.device = device;
     options.weights = weights;
+    options.attention = attention;
     return Model::random(config_of(c), c.dtype, Pattern::parse(c.pattern), c.head, 7, options, c.layout);
   }
 };
@@ -154,6 +156,25 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
           "single tokens");
   }
   check({some_tokens(1, vocab, 50), {}, some_tokens(33, vocab, 51), some_tokens(1, vocab, 52)}, "mixed");
+}
+
+// The steps whose attention may be cuDNN's; what follows reads the keys and values that they left.
+TEST_P(CudaModelTest, PromptsOfEqualLengthsAreTheCpus) {
+  const CudaModelCase& c = GetParam();
+  const Model cpu = make(DeviceKind::kCpu);
+  const std::int64_t vocab = cpu.config().vocab;
+  const double limit = c.dtype == DType::kF8E4M3 ? 0.05 : 0.02;
+  Rollout expected(cpu, 2, 24);
+  const std::vector<std::vector<std::int32_t>> prompts{some_tokens(192, vocab, 61),
+                                                       some_tokens(192, vocab, 62)},
+      next{some_tokens(1, vocab, 63), some_tokens(1, vocab, 64)};
+  const std::vector<float> first = expected.step(prompts), second = expected.step(next);
+  for (const AttentionChoice attention : {AttentionChoice::kAuto, AttentionChoice::kOwn}) {
+    const Model card = make(DeviceKind::kCuda, WeightPolicy::kFastest, attention);
+    Rollout got(card, 2, 24);
+    EXPECT_LT(relative_distance(got.step(prompts), first), limit) << card.summary().attention;
+    EXPECT_LT(relative_distance(got.step(next), second), limit) << card.summary().attention;
+  }
 }
 
 TEST_P(CudaModelTest, TwiceTheSameBitsAndChunksAreTheWhole) {
