@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_consta
   using Shape = DecodeShape<Element, kDim>;
   using Tile = typename Shape::Tile;
   extern __shared__ __align__(128) std::uint8_t shared[];
+  let_successor_start();
+  wait_for_predecessor();
   const PagedAttentionArgs& a = p.args;
   const auto unit = static_cast<std::int64_t>(blockIdx.x) / p.splits;
   const int split = static_cast<int>(blockIdx.x - unit * p.splits);
@@ -181,6 +183,8 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_consta
 template <int kDim>
 __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ AttentionPlan p) {
   constexpr int kElements = kDim / 32;  // of a lane
+  let_successor_start();
+  wait_for_predecessor();
   const PagedAttentionArgs& a = p.args;
   const std::int64_t unit = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const std::int64_t s = unit / a.heads;
@@ -227,16 +231,16 @@ template <typename Element, int kDim>
 cudaError_t launch(const AttentionPlan& plan, cudaStream_t stream) {
   const PagedAttentionArgs& a = plan.args;
   if (a.sequences > 2147483647 / (a.heads * plan.splits)) return cudaErrorInvalidValue;
-  const auto kernel = decode_kernel<Element, kDim>;
+  constexpr auto kernel = decode_kernel<Element, kDim>;
   constexpr int kBytes = DecodeShape<Element, kDim>::kBytes;
   cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (status != cudaSuccess) return status;
-  kernel<<<static_cast<unsigned>(a.sequences * a.kv_heads * plan.splits), kThreads, kBytes, stream>>>(plan);
-  status = cudaGetLastError();
+  status = launch_early<kernel>(dim3(static_cast<unsigned>(a.sequences * a.kv_heads * plan.splits)),
+                                dim3(kThreads), kBytes, stream, plan);
   if (status != cudaSuccess || plan.splits == 1) return status;
   const std::int64_t blocks = (a.sequences * a.heads + kWarps - 1) / kWarps;
-  join_kernel<kDim><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(plan);
-  return cudaGetLastError();
+  return launch_early<join_kernel<kDim>>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+                                         plan);
 }
 
 }  // namespace

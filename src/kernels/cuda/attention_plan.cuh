@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/early.cuh"
 #include "kernels/cuda/paged_attention.h"
 
 // What the attention kernels share: a launch as a value, and where things are.

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/early.cuh"
+
 namespace slidesparse::cuda {
 namespace {
 
@@ -24,6 +26,8 @@ template <typename Piece>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const __grid_constant__ GatherArgs a, std::int64_t row_blocks) {
   constexpr std::int64_t kElements = sizeof(Piece) / 2;
+  let_successor_start();
+  wait_for_predecessor();
   const std::int64_t row = blockIdx.x / row_blocks;
   const std::int64_t first = (blockIdx.x - row * row_blocks) * kThreads * kDepth + threadIdx.x;
   const std::int64_t pieces = a.width / kElements;
@@ -49,8 +53,8 @@ cudaError_t launch(const GatherArgs& args, cudaStream_t stream) {
   constexpr std::int64_t kBlockElements = kThreads * kDepth * (sizeof(Piece) / 2);
   const std::int64_t row_blocks = (args.width + kBlockElements - 1) / kBlockElements;
   if (args.m > 2147483647 / row_blocks) return cudaErrorInvalidValue;
-  gather_kernel<Piece><<<static_cast<unsigned>(args.m * row_blocks), kThreads, 0, stream>>>(args, row_blocks);
-  return cudaGetLastError();
+  return launch_early<gather_kernel<Piece>>(dim3(static_cast<unsigned>(args.m * row_blocks)), dim3(kThreads),
+                                            0, stream, args, row_blocks);
 }
 
 bool is_multiple(const void* pointer, std::uintptr_t bytes) {

@@ -88,6 +88,8 @@ __device__ uint2 scaled_codes(const uint4& x, float scale) {
 // kLanes threads, a power of two, own one head of one token: q's, then k's, then v's.
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads) qkv_kernel(const __grid_constant__ QkvArgs a) {
+  let_successor_start();
+  wait_for_predecessor();
   const std::int64_t unit = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int lanes = static_cast<int>(a.head_dim) / 8;
@@ -133,8 +135,8 @@ cudaError_t launch(const QkvArgs& args, cudaStream_t stream) {
   constexpr std::int64_t kBlockUnits = kThreads / kLanes;
   if (args.m > (2147483647 - 1) * kBlockUnits / units) return cudaErrorInvalidValue;
   const std::int64_t blocks = (args.m * units + kBlockUnits - 1) / kBlockUnits;
-  qkv_kernel<kLanes><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return launch_early<qkv_kernel<kLanes>>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+                                          args);
 }
 
 bool is_aligned(const void* pointer) {

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/early.cuh"
 #include "kernels/cuda/numeric.cuh"
 #include "kernels/cuda/quantize.h"
 
@@ -51,14 +52,6 @@ cudaError_t launch_stream(const QuantizePlan& plan, cudaStream_t stream);
 bool can_gather(const QuantizePlan& plan);
 cudaError_t launch_gather(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
-
-// The product behind this may start, set itself up and fetch weights; it waits for the end of this kernel
-// before it reads what is written here.
-__device__ inline void let_successor_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 template <Codes C>
 constexpr int kCodeBytes = C == Codes::kBF16 ? 2 : 1;

@@ -313,6 +313,7 @@ template <Producer kProducer, Codes C, int kDepth, int kMostThreads>
 __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 2 : 1)
     quantize_rows(const __grid_constant__ QuantizePlan p) {
   let_successor_start();
+  wait_for_predecessor();
   extern __shared__ __align__(16) std::uint8_t shared[];
   __shared__ std::uint32_t partials[kMostBlockRows][32];
   __shared__ float chunks[kProducer == Producer::kRmsNorm ? kDepth * kMostThreads / kChunkVectors : 1];
@@ -366,7 +367,7 @@ __global__ void __launch_bounds__(kMostThreads, kMostThreads <= kUsualThreads ? 
 
 template <Producer kProducer, Codes C, int kDepth, int kMostThreads>
 cudaError_t launch_rows(const QuantizePlan& plan, const QuantizeShape& shape, cudaStream_t stream) {
-  const auto kernel = quantize_rows<kProducer, C, kDepth, kMostThreads>;
+  constexpr auto kernel = quantize_rows<kProducer, C, kDepth, kMostThreads>;
   const int bytes = plan.row_bytes * shape.rows;
   constexpr int kAlwaysThere = 46 * 1024;  // beside what the kernel has of itself
   if (bytes > kAlwaysThere) {
@@ -375,8 +376,8 @@ cudaError_t launch_rows(const QuantizePlan& plan, const QuantizeShape& shape, cu
     if (status != cudaSuccess) return status;
   }
   const std::int64_t blocks = (plan.rows + shape.rows - 1) / shape.rows;
-  kernel<<<dim3(static_cast<unsigned>(blocks)), dim3(shape.threads, shape.rows), bytes, stream>>>(plan);
-  return cudaGetLastError();
+  return launch_early<kernel>(dim3(static_cast<unsigned>(blocks)), dim3(shape.threads, shape.rows),
+                              static_cast<std::size_t>(bytes), stream, plan);
 }
 
 template <Producer kProducer, Codes C>

@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kMostThreads) quantize_spread(const __grid_con
   const int first = rank * spread.vectors;
   // Others may write into this block's memory once it runs; waited for before the first write.
   auto started = cluster.barrier_arrive();
+  wait_for_predecessor();
 
   // This thread's s-th vector of the block and of the row.
   const auto local = [&](int s) { return s * threads + t; };
@@ -169,40 +170,29 @@ __global__ void __launch_bounds__(kMostThreads) quantize_spread(const __grid_con
 #endif
 }
 
-int compute_capability() {
-  int device = 0;
-  int major = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) return 0;
-  return major;
-}
-
-// The code that this card runs may have been made from PTX for an older one: without clusters.
+// The code that this card runs may have been made from PTX for an older one: without clusters, as without
+// early launches.
 bool has_clusters() {
-  static const bool kHas = [] {
-    cudaFuncAttributes attributes{};
-    const auto kernel = quantize_spread<Producer::kSiluMul, Codes::kI8, 1>;
-    return compute_capability() >= 9 && cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess &&
-           attributes.ptxVersion >= 90;
-  }();
-  return kHas;
+  return launches_early<quantize_spread<Producer::kSiluMul, Codes::kI8, 1>>();
 }
 
 template <Producer kProducer, Codes C, int kDepth>
 cudaError_t launch(const SpreadPlan& spread, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(spread.size);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = static_cast<unsigned>(spread.size);
+  attributes[0].val.clusterDim.y = 1;
+  attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(spread.plan.rows * spread.size));
   const int threads = (spread.vectors + kDepth - 1) / kDepth;
   config.blockDim = dim3(static_cast<unsigned>((threads + 31) / 32 * 32));
   config.dynamicSmemBytes = spread.plan.lifted == 0 ? 0 : static_cast<std::size_t>(spread.windows) * 4;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, quantize_spread<kProducer, C, kDepth>, spread);
 }
 

@@ -91,7 +91,12 @@ __device__ __forceinline__ void fence_for_engine() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// ---- the kernel before this one in the stream
+// ---- the kernels before and behind this one in the stream
+
+// Once all blocks of this kernel are there the next one's may come, as far as there is room: it waits itself.
+__device__ __forceinline__ void let_successor_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 
 // Until it has ended and what it wrote can be seen: a launch may let a kernel start before that.
 __device__ __forceinline__ void wait_for_predecessor() {

@@ -3,7 +3,7 @@
 namespace slidesparse::sm90 {
 
 Variant fp8_128x64_split() {
-  return SplitLaunch<Config<DType::kF8E4M3, 128, 64, 4, 1, true, 16>>::variant();
+  return SplitLaunch<Config<DType::kF8E4M3, 128, 64, 4, 1, true, 64, 2>>::variant();
 }
 
 }  // namespace slidesparse::sm90

@@ -102,15 +102,15 @@ struct SplitLaunch {
     CUtensorMap x_map;
     if (const int status = activations_map<C>(product, &x_map); status != cudaSuccess) return status;
     const ProductArgs args = make_args<C>(product);
-    ClusterLaunch launch(args.order.tiles() * product.splits, product.splits, C::kThreads, C::kSharedBytes,
-                         stream);
+    ClusterLaunch launch(args.order.tiles() * product.splits, product.splits, kSplitThreads<C>,
+                         C::kSharedBytes, stream);
     return cudaLaunchKernelEx(&launch.config, split_k_kernel<C>, x_map, args);
   }
 
   static Variant variant() {
     using Facts = KernelFacts<split_k_kernel<C>, C>;
     return {C::kType,       C::kChannels,    C::kTokens,     C::kStages,       C::kCluster,
-            C::kDensePairs, kSplitBlocks<C>, Facts::prepare, Facts::resources, run};
+            C::kDensePairs, C::kSplitBlocks, Facts::prepare, Facts::resources, run};
   }
 };
 

@@ -37,15 +37,17 @@ struct SumOf<DType::kI8> {
 
 // Channels x Tokens of a tile; `Cluster` blocks along the channels share their tokens' tile. DensePairs:
 // whether schedules may have stages of two dense steps; without them there is room for a stage more. The
-// output leaves in chunks of `StoreTokens`.
+// output leaves in chunks of `StoreTokens`. SplitBlocks: where K is split, blocks that a multiprocessor
+// holds; their output does not pass through a buffer.
 template <DType T, int Channels, int Tokens, int Stages, int Cluster, bool DensePairs = true,
-          int StoreTokens = Tokens>
+          int StoreTokens = Tokens, int SplitBlocks = 0>
 struct Config {
   static constexpr DType kType = T;
   using Sum = typename SumOf<T>::Sum;
   static constexpr int kChannels = Channels, kTokens = Tokens, kStages = Stages, kCluster = Cluster;
   static constexpr bool kDensePairs = DensePairs;
   static constexpr int kStoreTokens = StoreTokens;
+  static constexpr int kSplitBlocks = SplitBlocks;
   static constexpr int kConsumers = Channels / kBlockRows;
   static constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
   // 64 Ki registers a multiprocessor, in eights; the producer needs few.
@@ -55,14 +57,14 @@ struct Config {
   static constexpr int kTileBytes = Tokens * kStageLanes;
   // Of a stage and warpgroup, at most.
   static constexpr int kWeightBytes = kDenseStepBytes + (DensePairs ? kDenseStepBytes : kSparseStepBytes);
-  static constexpr int kStoreBytes = StoreTokens * kBlockRows * 2;  // of a chunk
+  static constexpr int kStoreBytes = SplitBlocks > 0 ? 0 : StoreTokens* kBlockRows * 2;  // of a chunk
   static constexpr int kWeightsAt = Stages * kTileBytes;
   static constexpr int kStoreAt = (kWeightsAt + Stages * kConsumers * kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kScalesAt = kStoreAt + kConsumers * kStoreBytes;
   static constexpr int kBarriersAt = kScalesAt + kConsumers * Tokens * 4;
   static constexpr int kSharedBytes = kBarriersAt + 2 * Stages * 8;
 
-  static_assert(Channels % kBlockRows == 0 && (kConsumers == 2 || kConsumers == 3), "warpgroups");
+  static_assert(Channels % kBlockRows == 0 && kConsumers >= 1 && kConsumers <= 3, "warpgroups");
   static_assert(Tokens % (8 * Cluster) == 0 && Tokens <= 256 && Tokens % 16 == 0, "tokens");
   static_assert(Tokens % StoreTokens == 0 && StoreTokens % 16 == 0, "chunks");
   static_assert(kSharedBytes <= 232448, "227 KiB of shared memory a block");
@@ -370,6 +372,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     product_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap out_map,
                    const __grid_constant__ ProductArgs args) {
   extern __shared__ __align__(1024) std::uint8_t memory[];
+  let_successor_start();
   const std::uint32_t shared = shared_address(memory);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   const std::uint32_t rank = C::kCluster > 1 ? cluster_rank() : 0;

@@ -10,13 +10,14 @@
 //   block 2   stages 14 .. 20   "                          |  in the order of the blocks, scales and writes
 //   block 3   stages 21 .. 27   "                          |
 //
-// Nothing goes through global memory and the bits are the same every time. Two blocks fit on a
-// multiprocessor: one fills its stages while the other adds.
+// Nothing goes through global memory and the bits are the same every time. Two or three blocks fit on a
+// multiprocessor: one fills its stages while another adds, and with enough of them all tiles are read at
+// once, so that none is left over for the end.
 namespace slidesparse::sm90 {
 
-// Of a multiprocessor: two where tiles are so small that their registers and stages leave room.
+// Consumers, and one warp of a producer: registers are those of the launch.
 template <class C>
-constexpr int kSplitBlocks = C::kTokens <= 64 ? 2 : 1;
+constexpr int kSplitThreads = C::kConsumers* kWarpgroup + 32;
 
 // Four neighbouring words of block `rank` of the cluster, at this block's address `at`.
 __device__ __forceinline__ void load_cluster(std::uint32_t (&to)[4], std::uint32_t at, std::uint32_t rank) {
@@ -118,11 +119,12 @@ __device__ __forceinline__ void consume_part(const ProductArgs& args, std::uint3
 
 // grid: clusters of args.splits blocks, one a tile.
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, kSplitBlocks<C>)
+__global__ void __launch_bounds__(kSplitThreads<C>, C::kSplitBlocks)
     split_k_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ ProductArgs args) {
   static_assert(C::kCluster == 1, "nothing is multicast: blocks of a cluster read different lanes");
   static_assert(C::kConsumers * C::kTokens * kBlockRows * 4 <= C::kStoreAt, "sums fit where stages were");
   extern __shared__ __align__(1024) std::uint8_t memory[];
+  let_successor_start();
   const std::uint32_t shared = shared_address(memory);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   const int splits = args.product.splits;

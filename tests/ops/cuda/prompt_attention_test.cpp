@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -81,7 +82,7 @@ TEST_F(CudaPromptAttention, IsCausalAttentionOfEverySequence) {
       const std::int64_t tokens = shape.sequences * shape.length;
       ASSERT_TRUE(attention_.takes(shape, prompts.ld, ldout));
       OnDevice qkv(prompts.qkv, stream);
-      const DeviceBuffer workspace(kPromptWorkspace, "test");
+      DeviceBuffer workspace(kPromptWorkspace, "test");
       std::vector<std::uint16_t> got;
       for (int run = 0; run < 2; ++run) {
         OnDevice out(poison<std::uint16_t>((tokens + 1) * ldout), stream);
