@@ -19,6 +19,7 @@ constexpr double kLeft = 44, kRight = 12, kTop = 12, kBottom = 42;
 constexpr std::size_t kColours = 8;
 constexpr double kTickDistance = 34;  // units between two labels below the axis, at least
 constexpr std::size_t kTextLimit = 2000;
+constexpr double kRoom = 0.03;  // of the range, between a value and the frame
 
 // Steps of 1, 2 or 5 times a power of ten, so that there are four to nine lines.
 double nice_step(double range) {
@@ -113,8 +114,9 @@ class XyDrawing {
       y_low = std::min(y_low, *chart.y_reference);
       y_high = std::max(y_high, *chart.y_reference);
     }
-    y_ = axis_of(y_low, y_high);
-    x_ = axis_of(x_low, x_high);
+    const double y_room = kRoom * (y_high - y_low), x_room = kRoom * (x_high - x_low);
+    y_ = axis_of(y_low - y_room, y_high + y_room);
+    x_ = axis_of(x_low - x_room, x_high + x_room);
     if (chart.log2_x && x_high > x_low) x_ = {x_low, x_high, 1};
   }
 
@@ -192,9 +194,6 @@ class XyDrawing {
       const double x = x_place(point.x), y = y_place(point.y);
       text_ += fmt::format("<path class=\"mark\" d=\"{}\"><title>{}</title></path>\n",
                            mark_path(series.style.mark, x, y), escape_markup(point.title));
-      const bool right = x > kLeft + 0.6 * (kWidth - kLeft);
-      if (!point.label.empty())
-        text_ += text_at(right ? x - 7 : x + 7, y - 5, right ? "end" : "start", point.label);
     }
     text_ += "</g>\n";
   }
@@ -238,10 +237,9 @@ std::string draw(const XyChart& chart) {
 
 std::string draw(const BarChart& chart) {
   constexpr double kRow = 34, kBar = 11;
-  constexpr double kRoom = kWidth - 2;
   double most = 0;
   for (const BarChart::Bar& bar : chart.bars) most = std::max({most, bar.inner, bar.outer});
-  const double scale = most > 0 ? kRoom / most : 0;
+  const double scale = most > 0 ? (kWidth - 2) / most : 0;
   std::string text = open_svg(kRow * static_cast<double>(chart.bars.size()) + 2, chart.description);
   double top = 0;
   for (const BarChart::Bar& bar : chart.bars) {
@@ -257,12 +255,11 @@ std::string draw(const BarChart& chart) {
   return text + "</svg>";
 }
 
-std::string draw_sample(const SeriesStyle& style) {
+std::string draw_sample(const SeriesStyle& style, bool line) {
   return fmt::format(
-      "<svg class=\"sample\" viewBox=\"0 0 30 12\" aria-hidden=\"true\"><g class=\"{}\"><path class=\"line\" "
-      "d=\"M1 6L29 6\"/>"
+      "<svg class=\"sample\" viewBox=\"0 0 30 12\" aria-hidden=\"true\"><g class=\"{}\">{}"
       "<path class=\"mark\" d=\"{}\"/></g></svg>",
-      classes(style), mark_path(style.mark, 15, 6));
+      classes(style), line ? "<path class=\"line\" d=\"M1 6L29 6\"/>" : "", mark_path(style.mark, 15, 6));
 }
 
 }  // namespace slidesparse

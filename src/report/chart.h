@@ -18,7 +18,6 @@ struct ChartPoint {
   double x = 0, y = 0;
   std::optional<double> low, high;  // a whisker
   std::string title;                // shown when pointed at, and read aloud
-  std::string label;                // beside the point
 };
 
 struct ChartSeries {
@@ -48,8 +47,8 @@ struct BarChart {
 };
 std::string draw(const BarChart& chart);
 
-// A small sample for a legend: line and mark.
-std::string draw_sample(const SeriesStyle& style);
+// A small sample for a legend: mark, and line if wanted.
+std::string draw_sample(const SeriesStyle& style, bool line);
 
 // & < > " ' for text and attributes of HTML and SVG; control characters and invalid UTF-8 become \xNN.
 std::string escape_markup(const std::string& text);

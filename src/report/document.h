@@ -14,7 +14,8 @@ struct TableCell {
   std::string text;
   std::string small = {};  // a second, less important part
   Tone tone = Tone::kPlain;
-  bool code = false;  // a command
+  bool code = false;      // a command
+  std::string note = {};  // what a reader must know besides
 };
 
 struct ReportTable {
@@ -42,7 +43,8 @@ struct LegendEntry {
   std::string name;
   std::string mark;  // SVG of a small sample
 };
-// Plots of one kind beside each other; each is a whole <svg> element. Markdown leaves them out.
+// Plots of one kind beside each other; each is a whole <svg> element. Markdown has the tables beside them
+// only.
 struct PlotGrid {
   std::vector<LegendEntry> legend;
   struct Plot {

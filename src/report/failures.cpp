@@ -71,7 +71,7 @@ ReportTable failed_cells(const ReportView& view, const std::string& state) {
   table.header.push_back(words("column.attempts"));
   for (const ReportCell* cell : cells) {
     const AttemptOutcome outcome = cell->last.value_or(AttemptOutcome{});
-    std::vector<TableCell> row{{cell_name(*cell)}, {facts(outcome, words)}};
+    std::vector<TableCell> row{{cell_name(*cell, words)}, {facts(outcome, words)}};
     if (holders) row.push_back({holders_text(outcome.holders)});
     if (bytes) {
       row.push_back({bytes_text(outcome.needed_bytes)});
@@ -98,8 +98,7 @@ ReportTable waiting_cells(const ReportView& view, const std::string& state) {
     for (const std::size_t i : section.cells) {
       const ReportCell& cell = view.results.cells[i];
       if (cell.state != state) continue;
-      const std::string name =
-          fmt::format("{} {} {} {}", cell.phase, cell.model, cell.dtype, variant_of(cell));
+      const std::string name = variant_name(cell, words);
       const auto [row, first] = rows.try_emplace(name);
       if (first) order.push_back(name);
       if (cell.m) row->second.first += fmt::format("{}{}", row->second.first.empty() ? "" : ", ", *cell.m);
@@ -130,7 +129,7 @@ std::vector<Block> failure_blocks(const ReportView& view) {
     const auto attempts = view.results.outcomes.find(state);
     std::string text =
         words("failures.count", state_name(state, words), format_count(cells), format_count(count.all));
-    if (attempts != view.results.outcomes.end())
+    if (attempts != view.results.outcomes.end() && attempts->second != cells)
       text += words("failures.attempts", format_count(attempts->second));
     if (words.has("advice." + state)) text += words("join.sentence") + words("advice." + state);
     blocks.emplace_back(Paragraph{text});
@@ -152,7 +151,8 @@ std::vector<Block> warning_blocks(const ReportView& view) {
     table.header = {words("column.cell"), words("column.check"), words("column.reason")};
     table.text_columns = 3;
     for (const FailedCheck& check : view.results.failed_checks)
-      table.rows.push_back({{cell_name(view.results.cells[check.cell])}, {check.name}, {check.message}});
+      table.rows.push_back(
+          {{cell_name(view.results.cells[check.cell], words)}, {check.name}, {check.message}});
     table.folded = table.rows.size() > kFoldedFrom;
     blocks.emplace_back(std::move(table));
   }

@@ -35,6 +35,7 @@ void write_row(const ReportTable& table, const std::vector<TableCell>& row, std:
     text += fmt::format("<{}{}{}>", element, i == 0 ? " scope=\"row\"" : "", class_attribute(names));
     text += cell.code ? "<code>" + escape_markup(cell.text) + "</code>" : escape_markup(cell.text);
     if (!cell.small.empty()) text += "<small>" + escape_markup(cell.small) + "</small>";
+    if (!cell.note.empty()) text += "<small>" + escape_markup(cell.note) + "</small>";
     text += fmt::format("</{}>", element);
   }
   text += "</tr>\n";
@@ -45,7 +46,10 @@ void write(const ReportTable& table, std::string& text) {
   if (table.folded) text += "<details><summary>" + caption + "</summary>\n";
   // Whoever has no mouse scrolls a wide table by its focus.
   text += fmt::format("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table{}>\n",
-                      caption, table.cells ? " data-rows=\"cells\"" : "");
+                      caption,
+                      table.cells    ? " data-rows=\"cells\""
+                      : table.totals ? " class=\"counts\""
+                                     : "");
   if (!table.folded) text += "<caption><span>" + caption + "</span></caption>\n";
   text += "<thead><tr>";
   for (std::size_t i = 0; i < table.header.size(); ++i) {
@@ -95,8 +99,11 @@ std::string to_html(const Document& document) {
   const std::string title = escape_markup(document.title);
   std::string text = fmt::format(
       "<!doctype html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<link rel=\"icon\" "
-      "href=\"data:,\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+      // Nothing is fetched and nothing runs, whatever a name in the database holds.
+      "<meta http-equiv=\"Content-Security-Policy\" "
+      "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
+      "<link rel=\"icon\" href=\"data:,\">\n"
       "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<header>\n<h1>{}</h1>\n<nav "
       "aria-label=\"{}\"><ul>\n",
       document.language, title, kPageStyle, title, escape_markup(document.contents));

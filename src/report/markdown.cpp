@@ -13,6 +13,7 @@ constexpr std::size_t kTextLimit = 2000;
 std::string cell_text(const TableCell& cell) {
   std::string text = cell.code ? markdown_code(cell.text) : escape_markdown(cell.text);
   if (!cell.small.empty()) text += " (" + escape_markdown(cell.small) + ")";
+  if (!cell.note.empty()) text += " " + escape_markdown(cell.note);
   return text;
 }
 

@@ -6,7 +6,8 @@
 
 namespace slidesparse {
 
-// GitHub's Markdown, without plots. Texts cannot make tables, links, emphasis or HTML.
+// GitHub's Markdown, without plots. Texts cannot make tables, emphasis, HTML or links to
+// another place than they show.
 std::string to_markdown(const Document& document);
 
 // One line of text; and one line of code.

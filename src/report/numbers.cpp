@@ -42,7 +42,7 @@ std::string format_bare(const Figure& figure) {
 
 std::string format_figure(const Figure& figure) {
   const std::string text = format_bare(figure);
-  if (figure.unit == "B" || figure.unit == "1") return text;
+  if (figure.unit == "B" || figure.unit == "1" || figure.unit == "tokens") return text;
   return fmt::format("{} {}", text, figure.unit == "FLOP/s" ? "TFLOP/s" : figure.unit);
 }
 

@@ -18,6 +18,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 12px}
 h2{font-size:1.3rem;margin:40px 0 12px;padding-top:12px;border-top:1px solid var(--edge)}
 a{color:var(--link)}
 nav ul{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:0;padding:0}
+nav li{margin:0}
 nav a{display:inline-block;padding:6px 0}
 main ul{padding-left:1.2em}
 li{margin:4px 0}
@@ -28,11 +29,12 @@ caption{text-align:left;font-weight:600;padding:10px 12px}
 caption span{position:sticky;left:12px;display:inline-block;max-width:min(1120px,calc(100vw - 60px))}
 th,td{padding:7px 12px;border-top:1px solid var(--edge);text-align:right;vertical-align:top;white-space:nowrap;overflow-wrap:normal}
 thead th{color:var(--soft);font-weight:600;background:var(--band)}
-tbody th{font-weight:500;text-align:left}
+tbody th{font-weight:500;text-align:left;position:sticky;left:0;background:var(--bg)}
 .l{text-align:left}
 td.l{min-width:8ch;max-width:60ch;white-space:normal;overflow-wrap:anywhere}
 tr.total>*{font-weight:600;background:var(--band);border-top:2px solid var(--edge)}
 td small{display:block;color:var(--soft);font-size:.78rem}
+.counts small{white-space:normal;min-width:11ch;font-weight:400}
 .good{color:var(--good)}
 .bad{color:var(--bad)}
 .quiet{color:var(--soft)}
@@ -62,7 +64,7 @@ svg.sample{width:30px;height:12px;flex:none}
 .outer{fill:var(--c);opacity:.28}
 .inner{fill:var(--c)}
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}.c6{--c:var(--c6)}.c7{--c:var(--c7)}
-@media (max-width:600px){body{font-size:15px}h1{font-size:1.4rem}th,td{padding:6px 9px}td.l{min-width:14ch}}
+@media (max-width:600px){body{font-size:15px}h1{font-size:1.4rem}th,td{padding:6px 9px}td.l{min-width:14ch}tbody th{min-width:13ch;max-width:42vw;white-space:normal;overflow-wrap:anywhere}}
 @media print{details>*{display:block}.scroll{overflow:visible}}
 )css";
 

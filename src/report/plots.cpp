@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "core/text.h"
@@ -27,7 +28,6 @@ std::size_t place_in(Names& names, const std::string& name) {
 class Styles {
  public:
   explicit Styles(const Results& results) {
-    patterns_.emplace_back("dense");
     for (const ReportCell& cell : results.cells) of(cell);
   }
   SeriesStyle of(const ReportCell& cell) {
@@ -36,7 +36,8 @@ class Styles {
   }
 
  private:
-  Names patterns_, backends_;
+  // These have the plainest looks.
+  Names patterns_{"dense"}, backends_{"auto"};
 };
 
 XyChart speed_chart(const ReportView& view, const Section& section, const std::string& model, Styles& styles,
@@ -77,10 +78,46 @@ XyChart speed_chart(const ReportView& view, const Section& section, const std::s
   return chart;
 }
 
-struct MemoryUse {
-  double weights = 0, peak = 0;
-  SeriesStyle style;
+using Subject = std::pair<std::string, std::string>;  // model, dtype
+
+// Cells of a model that say their bytes. All variants are compared in the same place.
+struct MemoryCells {
+  Names variants;
+  using Place = std::tuple<std::string, std::int64_t, std::optional<std::int64_t>>;  // phase, M, memory limit
+  std::map<Place, std::map<std::string, const ReportCell*>> by_place;
+
+  // Where most variants were measured; of such places, that of the largest peak.
+  const Place* best() const {
+    const Place* found = nullptr;
+    std::pair<std::size_t, double> most{0, 0};
+    for (const auto& [place, cells] : by_place) {
+      double peak = 0;
+      for (const auto& [variant, cell] : cells) peak = std::max(peak, cell->figure("peak_bytes")->value);
+      const std::pair<std::size_t, double> here{cells.size(), peak};
+      if (found == nullptr || here > most) {
+        found = &place;
+        most = here;
+      }
+    }
+    return found;
+  }
 };
+
+// The figures of plots once more, for those who cannot see them: model and dtype, variant, and two more
+// columns.
+ReportTable figures_of_plots(const Words& words, const char* caption) {
+  ReportTable table;
+  table.caption = words(caption);
+  table.header = {words("column.model"), words("column.variant")};
+  table.text_columns = 2;
+  table.folded = true;
+  return table;
+}
+
+std::vector<Block> blocks_of(const std::string& intro, PlotGrid grid, ReportTable table) {
+  if (grid.plots.empty()) return {};
+  return {Paragraph{intro}, std::move(grid), std::move(table)};
+}
 
 // Geometric mean of the ratios of prefill by variant, of one model and dtype.
 std::map<std::string, double> prefill_means(const ReportView& view, const ReportCell& like) {
@@ -111,49 +148,55 @@ std::optional<PlotGrid> speed_plots(const ReportView& view, const Section& secti
   if (grid.plots.empty()) return {};
   for (const std::string& variant : section.variants) {
     const auto entry = shown.find(variant);
-    if (entry != shown.end()) grid.legend.push_back({variant, draw_sample(entry->second)});
+    if (entry != shown.end()) grid.legend.push_back({variant, draw_sample(entry->second, true)});
   }
   return grid;
 }
 
-std::optional<PlotGrid> memory_plots(const ReportView& view) {
+std::vector<Block> memory_blocks(const ReportView& view) {
   Styles styles(view.results);
   PlotGrid grid;
-  using Subject = std::pair<std::string, std::string>;  // model, dtype
+  ReportTable table = figures_of_plots(view.words, "plot.memory.caption");
+  table.header.push_back(view.words("column.weights"));
+  table.header.push_back(view.words("column.peak"));
   std::vector<Subject> subjects;
-  std::map<Subject, std::vector<std::string>> variants;
-  std::map<std::pair<Subject, std::string>, MemoryUse> uses;
+  std::map<Subject, MemoryCells> all;
   for (const ReportCell& cell : view.results.cells) {
-    const Figure* weights = cell.figure("weight_bytes");
-    const Figure* peak = cell.figure("peak_bytes");
-    if ((cell.phase != "prefill" && cell.phase != "decode") || weights == nullptr) continue;
-    const Subject subject{cell.model, cell.dtype};
-    if (std::ranges::find(subjects, subject) == subjects.end()) subjects.push_back(subject);
-    place_in(variants[subject], variant_of(cell));
-    MemoryUse& use = uses[{subject, variant_of(cell)}];
-    use.weights = std::max(use.weights, weights->value);
-    use.peak = std::max(use.peak, peak != nullptr ? peak->value : 0);
-    use.style = styles.of(cell);
+    if ((cell.phase != "prefill" && cell.phase != "decode") || !cell.m) continue;
+    if (cell.figure("weight_bytes") == nullptr || cell.figure("peak_bytes") == nullptr) continue;
+    const auto [entry, first] = all.try_emplace({cell.model, cell.dtype});
+    if (first) subjects.push_back(entry->first);
+    place_in(entry->second.variants, variant_of(cell));
+    entry->second.by_place[{cell.phase, *cell.m, cell.memory_limit}][variant_of(cell)] = &cell;
   }
   for (const Subject& subject : subjects) {
+    const MemoryCells& cells = all[subject];
+    const MemoryCells::Place& place = *cells.best();
     BarChart chart;
-    const std::string caption = fmt::format("{}, {}", subject.first, upper_case(subject.second));
+    const std::string phase = view.words("phase." + std::get<0>(place));
+    const std::string caption =
+        fmt::format("{}, {}, {}, M={}", subject.first, upper_case(subject.second), phase, std::get<1>(place));
     chart.description = view.words("plot.memory", caption);
-    for (const std::string& variant : variants[subject]) {
-      const MemoryUse& use = uses[{subject, variant}];
-      std::string value = format_bytes(use.weights);
-      if (use.peak > 0) value += " / " + format_bytes(use.peak);
-      chart.bars.push_back({variant, value, use.weights, use.peak, use.style.colour});
+    for (const std::string& variant : cells.variants) {
+      const auto found = cells.by_place.at(place).find(variant);
+      if (found == cells.by_place.at(place).end()) continue;
+      const double weights = found->second->figure("weight_bytes")->value;
+      const double peak = found->second->figure("peak_bytes")->value;
+      table.rows.push_back({{caption}, {variant}, {format_bytes(weights)}, {format_bytes(peak)}});
+      chart.bars.push_back({variant, fmt::format("{} / {}", format_bytes(weights), format_bytes(peak)),
+                            weights, peak, styles.of(*found->second).colour});
     }
     grid.plots.push_back({caption, draw(chart)});
   }
-  if (grid.plots.empty()) return {};
-  return grid;
+  return blocks_of(view.words("intro.memory"), std::move(grid), std::move(table));
 }
 
-std::optional<PlotGrid> accuracy_plots(const ReportView& view) {
+std::vector<Block> accuracy_blocks(const ReportView& view) {
   Styles styles(view.results);
   PlotGrid grid;
+  ReportTable table = figures_of_plots(view.words, "plot.accuracy.caption");
+  table.header.push_back(view.words("figure.perplexity"));
+  table.header.push_back(view.words("column.mean"));
   std::vector<std::pair<std::string, XyChart>> charts;
   for (const ReportCell& cell : view.results.cells) {
     const Figure* perplexity = cell.phase == "eval" ? cell.figure("perplexity") : nullptr;
@@ -170,19 +213,21 @@ std::optional<PlotGrid> accuracy_plots(const ReportView& view) {
       chart->second.x_name = view.words("plot.mean_ratio");
       chart->second.y_name = view.words("figure.perplexity");
     }
+    table.rows.push_back(
+        {{caption}, {variant_of(cell)}, {format_value(perplexity->value)}, {format_times(mean->second)}});
     ChartSeries series{styles.of(cell), false, {}};
     series.points.push_back({mean->second,
                              perplexity->value,
                              {},
                              {},
                              fmt::format("{}: {}, {}", variant_of(cell), format_times(mean->second),
-                                         format_value(perplexity->value)),
-                             variant_of(cell)});
+                                         format_value(perplexity->value))});
+    if (std::ranges::find(grid.legend, variant_of(cell), &LegendEntry::name) == grid.legend.end())
+      grid.legend.push_back({variant_of(cell), draw_sample({series.style.colour, series.style.mark}, false)});
     chart->second.series.push_back(std::move(series));
   }
   for (const auto& [caption, chart] : charts) grid.plots.push_back({caption, draw(chart)});
-  if (grid.plots.empty()) return {};
-  return grid;
+  return blocks_of(view.words("intro.accuracy"), std::move(grid), std::move(table));
 }
 
 }  // namespace slidesparse

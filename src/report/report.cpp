@@ -32,13 +32,6 @@ class Composer {
     blocks_.emplace_back(Heading{id, view_.words(std::string("heading.") + id)});
     std::ranges::move(blocks, std::back_inserter(blocks_));
   }
-  void plots(const char* id, std::optional<PlotGrid> grid) {
-    if (!grid) return;
-    std::vector<Block> blocks;
-    blocks.emplace_back(Paragraph{view_.words(std::string("intro.") + id)});
-    blocks.emplace_back(std::move(*grid));
-    part(id, std::move(blocks));
-  }
 
  private:
   const ReportView& view_;
@@ -117,8 +110,8 @@ ReportTexts make_report(const std::filesystem::path& database,
   composer.part("summary", summary_part(view, sentences));
   if (comparison) composer.part("compare", comparison_blocks(view, *there, *comparison));
   composer.part("speed", speed_part(view));
-  composer.plots("accuracy", accuracy_plots(view));
-  composer.plots("memory", memory_plots(view));
+  composer.part("accuracy", accuracy_blocks(view));
+  composer.part("memory", memory_blocks(view));
   composer.part("figures", tables_of(view, figures_table, false));
   composer.part("completeness", tables_of(view, completeness_table, true));
   composer.part("failures", failure_blocks(view));

@@ -39,12 +39,6 @@ std::string variant_of(const ReportCell& cell) {
   return text;
 }
 
-std::string cell_name(const ReportCell& cell) {
-  std::string text = fmt::format("{} {} {} {}", cell.phase, cell.model, cell.dtype, variant_of(cell));
-  if (cell.m) text += fmt::format(" M={}", *cell.m);
-  return text;
-}
-
 std::vector<Section> sections_of(const Results& results) {
   using Key = std::tuple<int, std::optional<std::int64_t>, std::string, std::string>;
   std::vector<Section> sections;

@@ -24,8 +24,6 @@ std::vector<Section> sections_of(const Results& results);
 
 // Backend and pattern, and the layout where it is not the usual one: "cusparselt 6:8", "native 6:8 split".
 std::string variant_of(const ReportCell& cell);
-// With phase, model, dtype and M in front, for lists: "prefill qwen2.5-7b int8 cusparselt 6:8 M=512".
-std::string cell_name(const ReportCell& cell);
 
 // How many cells there are, and how many in each state. Every count of a report comes from here.
 struct Count {

@@ -87,7 +87,7 @@ TableCell speed_cell(const ReportView& view, std::size_t index) {
     shown.tone = tone_of(*ratio);
     add(ratio->base == index ? view.words("remark.baseline") : format_ratio(*ratio));
   }
-  add(remarks(cell, view.words));
+  shown.note = remarks(cell, view.words);
   return shown;
 }
 
@@ -100,6 +100,16 @@ std::string unit_of_speed(const std::string& phase) {
 std::string state_name(const std::string& state, const Words& words) {
   const std::string key = "state." + state;
   return words.has(key) ? words(key) : state;
+}
+
+std::string variant_name(const ReportCell& cell, const Words& words) {
+  return fmt::format("{} {} {} {}", words("phase." + cell.phase), cell.model, upper_case(cell.dtype),
+                     variant_of(cell));
+}
+
+std::string cell_name(const ReportCell& cell, const Words& words) {
+  const std::string name = variant_name(cell, words);
+  return cell.m ? fmt::format("{} M={}", name, *cell.m) : name;
 }
 
 std::string section_title(const Section& section, const Words& words) {
@@ -118,8 +128,8 @@ ReportTable completeness_table(const ReportView& view, const Section& section) {
   ReportTable table;
   table.caption = words("completeness.caption", section_title(section, words));
   table.header.push_back(words("column.model"));
-  for (const std::string& variant : section.variants) table.header.push_back(variant);
   table.header.push_back(words("column.total"));
+  for (const std::string& variant : section.variants) table.header.push_back(variant);
   const auto row = [&](const std::string& name, const std::string* model) {
     std::vector<TableCell>& cells = table.rows.emplace_back();
     cells.push_back({name});
@@ -134,9 +144,10 @@ ReportTable completeness_table(const ReportView& view, const Section& section) {
       all.push_back(i);
     }
     const auto any = [](const ReportCell&) { return true; };
+    cells.push_back(count_cell(count_cells(view.results, all, any), words));
+    cells.back().small.clear();  // its reasons stand beside it, by variant
     for (const std::string& variant : section.variants)
       cells.push_back(count_cell(count_cells(view.results, by_variant[variant], any), words));
-    cells.push_back(count_cell(count_cells(view.results, all, any), words));
   };
   for (const std::string& model : section.models) row(model, &model);
   row(words("column.total"), nullptr);
