@@ -31,7 +31,7 @@ ReportTable pairs_table(const ReportView& view, const Results& there,
     const Figure& here = *cell.figure(main_figure(cell.phase));
     const Figure& other = *there.cells[pair.there].figure(main_figure(cell.phase));
     const bool better = (pair.ratio.value > 1) != is_cost(cell);
-    table.rows.push_back({{cell_name(cell, view.words)},
+    table.rows.push_back({name_cell(cell, view.words),
                           {format_figure(here), format_spread(here)},
                           {format_figure(other), format_spread(other)},
                           {fmt::format("{:.3f}×", pair.ratio.value)},
@@ -55,7 +55,7 @@ ReportTable states_table(const ReportView& view, const std::vector<std::size_t>&
   table.text_columns = 2;
   for (const std::size_t i : cells) {
     const ReportCell& cell = view.results.cells[i];
-    table.rows.push_back({{cell_name(cell, view.words)}, {state_name(cell.state, view.words)}});
+    table.rows.push_back({name_cell(cell, view.words), {state_name(cell.state, view.words)}});
   }
   return table;
 }

@@ -71,7 +71,7 @@ ReportTable failed_cells(const ReportView& view, const std::string& state) {
   table.header.push_back(words("column.attempts"));
   for (const ReportCell* cell : cells) {
     const AttemptOutcome outcome = cell->last.value_or(AttemptOutcome{});
-    std::vector<TableCell> row{{cell_name(*cell, words)}, {facts(outcome, words)}};
+    std::vector<TableCell> row{name_cell(*cell, words), {facts(outcome, words)}};
     if (holders) row.push_back({holders_text(outcome.holders)});
     if (bytes) {
       row.push_back({bytes_text(outcome.needed_bytes)});
@@ -151,8 +151,7 @@ std::vector<Block> warning_blocks(const ReportView& view) {
     table.header = {words("column.cell"), words("column.check"), words("column.reason")};
     table.text_columns = 3;
     for (const FailedCheck& check : view.results.failed_checks)
-      table.rows.push_back(
-          {{cell_name(view.results.cells[check.cell], words)}, {check.name}, {check.message}});
+      table.rows.push_back({name_cell(view.results.cells[check.cell], words), {check.name}, {check.message}});
     table.folded = table.rows.size() > kFoldedFrom;
     blocks.emplace_back(std::move(table));
   }

@@ -15,6 +15,7 @@ namespace slidesparse {
 namespace {
 
 constexpr const char* kEmpty = "–";
+constexpr double kSmall = 0.005;  // a mean so near 1 is not coloured: it has no spread of its own
 
 Tone tone_of(const Ratio& ratio) {
   switch (verdict(ratio)) {
@@ -91,6 +92,11 @@ TableCell speed_cell(const ReportView& view, std::size_t index) {
   return shown;
 }
 
+// "Prefill qwen2.5-7b INT8"
+std::string subject_name(const ReportCell& cell, const Words& words) {
+  return fmt::format("{} {} {}", words("phase." + cell.phase), cell.model, upper_case(cell.dtype));
+}
+
 std::string unit_of_speed(const std::string& phase) {
   return phase == "gemm" ? "TFLOP/s" : "tokens/s";
 }
@@ -103,13 +109,13 @@ std::string state_name(const std::string& state, const Words& words) {
 }
 
 std::string variant_name(const ReportCell& cell, const Words& words) {
-  return fmt::format("{} {} {} {}", words("phase." + cell.phase), cell.model, upper_case(cell.dtype),
-                     variant_of(cell));
+  return subject_name(cell, words) + " " + variant_of(cell);
 }
 
-std::string cell_name(const ReportCell& cell, const Words& words) {
-  const std::string name = variant_name(cell, words);
-  return cell.m ? fmt::format("{} M={}", name, *cell.m) : name;
+TableCell name_cell(const ReportCell& cell, const Words& words) {
+  std::string name = variant_of(cell);
+  if (cell.m) name += fmt::format(" M={}", *cell.m);
+  return {name, subject_name(cell, words)};
 }
 
 std::string section_title(const Section& section, const Words& words) {
@@ -237,7 +243,10 @@ ReportTable overview_table(const ReportView& view, const Section& section) {
     const auto plain = [](double value) { return format_times(value) + (value < 1 ? " ▼" : ""); };
     table.rows.push_back({{variant},
                           {format_count(static_cast<std::int64_t>(ratios.size()))},
-                          {plain(mean), "", mean < 1 ? Tone::kBad : Tone::kGood},
+                          {plain(mean), "",
+                           mean < 1 - kSmall   ? Tone::kBad
+                           : mean > 1 + kSmall ? Tone::kGood
+                                               : Tone::kPlain},
                           {format_ratio(**least), "", tone_of(**least)},
                           {format_ratio(**most), "", tone_of(**most)},
                           {format_count(slower), "", slower > 0 ? Tone::kBad : Tone::kPlain}});

@@ -24,9 +24,10 @@ struct ReportView {
 std::string section_title(const Section& section, const Words& words);
 // Name of a state, or the state itself where the table of words lacks it.
 std::string state_name(const std::string& state, const Words& words);
-// For lists: "Prefill qwen2.5-7b INT8 cusparselt 6:8"; and with its M.
+// For lists: "Prefill qwen2.5-7b INT8 cusparselt 6:8".
 std::string variant_name(const ReportCell& cell, const Words& words);
-std::string cell_name(const ReportCell& cell, const Words& words);
+// A cell of a table that names one of the sweep: "cusparselt 6:8 M=512", and small "Prefill qwen2.5-7b INT8".
+TableCell name_cell(const ReportCell& cell, const Words& words);
 
 // Models down, backends and patterns across: measured/all and, small, how many of the rest are in which
 // state. The last row and column add up.

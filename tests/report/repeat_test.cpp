@@ -1,11 +1,16 @@
 #include "report/repeat.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <cstdlib>
+#include <utility>
 
 #include "io/test_files.h"
+#include "report/report.h"
+#include "report/test_database.h"
 
 namespace slidesparse {
 namespace {
@@ -65,6 +70,29 @@ TEST(Repeat, CommandsRun) {
         SLIDESPARSE_PROGRAM + text.substr(text.find(' ')) + " >" + log + " 2>&1 </dev/null";
     EXPECT_EQ(std::system(command.c_str()), 0) << text << "\n" << testing::read_text(log);
   }
+}
+
+// `slidesparse report` as people call it.
+TEST(Program, WritesAReport) {
+  const testing::TempDir directory;
+  testing::TestDatabase database(directory / "results.db");
+  testing::fill_matrix(database, 1, 1);
+  database.commit();
+  const auto run = [&](const std::string& arguments) {
+    const std::string command = fmt::format("cd {} && {} report {} >log 2>&1 </dev/null",
+                                            directory.path().string(), SLIDESPARSE_PROGRAM, arguments);
+    const int status = std::system(command.c_str());
+    return std::make_pair(WEXITSTATUS(status), testing::read_text(directory / "log"));
+  };
+  const auto [code, text] = run("results.db --language zh");
+  EXPECT_EQ(code, 0);
+  EXPECT_THAT(text, ::testing::HasSubstr("report/report.html: "));
+  EXPECT_EQ(testing::read_text(directory / "report" / "report.html"),
+            make_report(directory / "results.db", {}, Words::of_language("zh")).html);
+  EXPECT_EQ(run("missing.db"),
+            std::make_pair(1, std::string("error: missing.db: unable to open database file\n")));
+  EXPECT_EQ(run("results.db --language fr"),
+            std::make_pair(2, std::string("error: --language fr: possible are en, zh\n")));
 }
 
 }  // namespace
