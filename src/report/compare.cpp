@@ -6,6 +6,7 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "report/environment.h"
 #include "report/numbers.h"
 
 namespace slidesparse {
@@ -100,10 +101,11 @@ std::vector<Block> comparison_blocks(const ReportView& view, const Results& ther
   std::ranges::stable_sort(changed, std::ranges::greater{},
                            [](const ComparedCell& pair) { return std::abs(std::log(pair.ratio.value)); });
   std::vector<Block> blocks;
-  blocks.emplace_back(
-      BulletList{{words("compare.both", number(comparison.both.size()), number(changed.size())),
-                  words("compare.gained", number(comparison.gained.size()), number(comparison.lost.size())),
-                  words("compare.only", number(comparison.only_here), number(comparison.only_there))}});
+  blocks.emplace_back(BulletList{
+      {words("compare.machines", machine_versions(view.results, words), machine_versions(there, words)),
+       words("compare.both", number(comparison.both.size()), number(changed.size())),
+       words("compare.gained", number(comparison.gained.size()), number(comparison.lost.size())),
+       words("compare.only", number(comparison.only_here), number(comparison.only_there))}});
   if (!changed.empty()) {
     blocks.emplace_back(pairs_table(view, there, changed));
     std::get<ReportTable>(blocks.back()).caption = words("compare.changed.caption");

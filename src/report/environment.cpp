@@ -1,9 +1,11 @@
 #include "report/environment.h"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <functional>
+#include <vector>
 
 #include "core/text.h"
 #include "report/numbers.h"
@@ -30,6 +32,16 @@ std::string or_dash(const std::string& text) {
 }
 
 }  // namespace
+
+std::string machine_versions(const Results& results, const Words& words) {
+  std::vector<std::string> seen;
+  for (const ReportMachine& machine : results.machines) {
+    std::string text = words("machine.version", machine.name, or_dash(machine.driver),
+                             machine.program_version, machine.commit);
+    if (std::ranges::find(seen, text) == seen.end()) seen.push_back(std::move(text));
+  }
+  return seen.empty() ? "–" : fmt::format("{}", fmt::join(seen, words("join.list")));
+}
 
 ReportTable machines_table(const ReportView& view) {
   const Words& words = view.words;

@@ -41,7 +41,7 @@ std::string format_bare(const Figure& figure) {
 }
 
 std::string format_figure(const Figure& figure) {
-  const std::string text = format_bare(figure);
+  std::string text = format_bare(figure);
   if (figure.unit == "B" || figure.unit == "1" || figure.unit == "tokens") return text;
   return fmt::format("{} {}", text, figure.unit == "FLOP/s" ? "TFLOP/s" : figure.unit);
 }
@@ -58,16 +58,9 @@ std::string format_times(double ratio) {
 }
 
 std::string format_ratio(const Ratio& ratio) {
-  const std::string text = format_times(ratio.value);
-  switch (verdict(ratio)) {
-    case Verdict::kFaster:
-      return text;
-    case Verdict::kSlower:
-      return text + " ▼";
-    case Verdict::kWithinSpread:
-      return text + " ≈";
-  }
-  return text;
+  const Verdict shown = verdict(ratio);
+  const char* mark = shown == Verdict::kSlower ? " ▼" : shown == Verdict::kWithinSpread ? " ≈" : "";
+  return format_times(ratio.value) + mark;
 }
 
 std::string upper_case(std::string text) {

@@ -67,19 +67,38 @@ std::string remarks(const ReportCell& cell, const Words& words) {
   const Figure* step = cell.figure("step_tokens");
   if (cell.phase == "prefill" && step != nullptr && cell.m && step->value < static_cast<double>(*cell.m))
     add(words("remark.chunks", format_value(step->value)));
+  if (const auto note = cell.attributes.find("note"); note != cell.attributes.end()) add(note->second);
   return text;
+}
+
+// "gate_up cutlass/128x128, qkv ...": what ran.
+std::string kernels_of(const ReportCell& cell) {
+  constexpr std::string_view kKernel = "kernel.";
+  std::string text;
+  for (auto entry = cell.attributes.lower_bound(std::string(kKernel));
+       entry != cell.attributes.end() && entry->first.starts_with(kKernel); ++entry) {
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "" : ", ", entry->first.substr(kKernel.size()), entry->second);
+  }
+  return text;
+}
+
+template <typename Wanted>
+bool any_cell(const ReportView& view, const Section& section, Wanted wanted) {
+  return std::ranges::any_of(section.cells, [&](std::size_t i) { return wanted(view.results.cells[i]); });
 }
 
 TableCell speed_cell(const ReportView& view, std::size_t index) {
   const ReportCell& cell = view.results.cells[index];
   const Figure* figure = cell.figure(main_figure(cell.phase));
-  if (!cell.measured() || figure == nullptr) {
+  if (!cell.measured()) {
     const bool bytes = cell.last && cell.last->needed_bytes;
     return {
-        state_name(cell.measured() ? "failed" : cell.state, view.words),
+        state_name(cell.state, view.words),
         bytes ? view.words("remark.needs", format_bytes(static_cast<double>(*cell.last->needed_bytes))) : "",
         cell.state == "not_run" ? Tone::kQuiet : Tone::kBad};
   }
+  if (figure == nullptr) return {kEmpty, "", Tone::kQuiet};
   TableCell shown{format_bare(*figure), format_spread(*figure), Tone::kPlain};
   const auto add = [&shown](const std::string& text) {
     if (!text.empty()) shown.small += (shown.small.empty() ? "" : " · ") + text;
@@ -194,15 +213,17 @@ ReportTable speed_table(const ReportView& view, const Section& section, const st
 ReportTable figures_table(const ReportView& view, const Section& section) {
   std::vector<std::string> names;
   for (const char* name : {"perplexity", "seconds", "bytes", "tokens", "problems", "kernels"}) {
-    const bool there = std::ranges::any_of(
-        section.cells, [&](std::size_t i) { return view.results.cells[i].figure(name) != nullptr; });
-    if (there) names.emplace_back(name);
+    if (any_cell(view, section, [name](const ReportCell& cell) { return cell.figure(name) != nullptr; }))
+      names.emplace_back(name);
   }
   ReportTable table;
   table.caption = view.words("figures.caption", section_title(section, view.words));
   table.header = {view.words("column.model"), view.words("column.variant"), view.words("column.state")};
   table.text_columns = 3;
   for (const std::string& name : names) table.header.push_back(view.words("figure." + name));
+  const bool digests =
+      any_cell(view, section, [](const ReportCell& cell) { return cell.attributes.contains("sha256"); });
+  if (digests) table.header.emplace_back("SHA-256");
   for (const std::size_t i : section.cells) {
     const ReportCell& cell = view.results.cells[i];
     std::vector<TableCell> row{{cell.model}, {variant_of(cell)}, {state_name(cell.state, view.words)}};
@@ -211,6 +232,10 @@ ReportTable figures_table(const ReportView& view, const Section& section) {
       const Figure* figure = cell.figure(name);
       row.push_back(figure == nullptr ? TableCell{kEmpty, "", Tone::kQuiet}
                                       : TableCell{format_figure(*figure), format_spread(*figure)});
+    }
+    if (digests) {
+      const auto digest = cell.attributes.find("sha256");
+      row.push_back({digest == cell.attributes.end() ? kEmpty : digest->second, "", Tone::kPlain, true});
     }
     table.rows.push_back(std::move(row));
   }
@@ -259,9 +284,16 @@ ReportTable cells_table(const ReportView& view, const Section& section) {
   ReportTable table;
   table.caption = words("cells.caption", section_title(section, words));
   table.header = {
-      words("column.model"),    words("column.variant"), words("column.state"),   "M",
-      words("column.median"),   words("column.range"),   words("column.samples"), words("column.ratio"),
-      words("column.attempts"), words("column.command")};
+      words("column.model"),   words("column.variant"), words("column.state"),   "M",
+      words("column.median"),  words("column.range"),   words("column.samples"), words("column.ratio"),
+      words("column.attempts")};
+  const bool limits =
+      any_cell(view, section, [](const ReportCell& cell) { return cell.figure("share_of_limit"); });
+  if (limits) table.header.push_back(words("column.limit"));
+  const bool kernels =
+      any_cell(view, section, [](const ReportCell& cell) { return !kernels_of(cell).empty(); });
+  if (kernels) table.header.push_back(words("column.kernels"));
+  table.header.push_back(words("column.command"));
   table.text_columns = 3;
   table.cells = table.folded = true;
   for (const std::size_t i : section.cells) {
@@ -284,8 +316,14 @@ ReportTable cells_table(const ReportView& view, const Section& section) {
          {range ? fmt::format("{}–{}", format_bare(low), format_bare(high)) : kEmpty},
          {figure != nullptr && figure->samples > 0 ? format_count(figure->samples) : kEmpty},
          {ratio ? format_ratio(*ratio) : kEmpty, "", ratio ? tone_of(*ratio) : Tone::kQuiet},
-         {format_count(cell.attempts)},
-         {repeat_command(cell, device), "", Tone::kPlain, true}});
+         {format_count(cell.attempts)}});
+    std::vector<TableCell>& row = table.rows.back();
+    if (limits) {
+      const Figure* share = cell.figure("share_of_limit");
+      row.push_back({share != nullptr ? fmt::format("{:.0f}%", 100 * share->value) : kEmpty});
+    }
+    if (kernels) row.push_back({kernels_of(cell), "", Tone::kPlain, true});
+    row.push_back({repeat_command(cell, device), "", Tone::kPlain, true});
   }
   return table;
 }

@@ -4,13 +4,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <ctime>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/samples.h"
 #include "io/test_files.h"
+#include "report/numbers.h"
 #include "report/test_database.h"
 
 namespace slidesparse {
@@ -71,15 +71,16 @@ TEST(Report, SaysOnlyWhatTheRowsSay) {
                      : 0;
   }
   EXPECT_THAT(json["summary"][0].get<std::string>(),
-              HasSubstr(std::to_string(measured) + " of 1,100 cells are measured"));
+              HasSubstr(format_count(measured) + " of 1,116 cells are measured"));
   EXPECT_THAT(json["summary"].back().get<std::string>(),
-              HasSubstr(std::to_string(ran_dense) + " cells have sparse weights but ran dense"));
+              HasSubstr(format_count(ran_dense) + " cells have sparse weights but ran dense"));
   EXPECT_THAT(
       report.markdown,
       AllOf(HasSubstr("tokens/s counts decoded tokens only"),
             HasSubstr("the published report repeats each 128 times"), HasSubstr("Largest M that fits"),
             HasSubstr("27.1 GB"), HasSubstr("kv\\_cache 9.40 GB, weights 14.7 GB"), HasSubstr("cuSPARSELt 7"),
-            HasSubstr("signal 9"), HasSubstr("▼"), HasSubstr("ran DENSE")));
+            HasSubstr("signal 9"), HasSubstr("▼"), HasSubstr("ran DENSE"),
+            HasSubstr("`gate_up cutlass/128x128, qkv cutlass/64x128`"), HasSubstr("eeee0123`")));
   EXPECT_THAT(report.html, AllOf(HasSubstr("Accuracy against speed"), HasSubstr("<svg"),
                                  Not(HasSubstr("://")), Not(HasSubstr("<script"))));
 }
@@ -231,17 +232,16 @@ TEST(Report, ReadsWhatARunningSweepHasCommitted) {
   EXPECT_THAT(make_report(directory / "results.db", {}, kEnglish).csv, HasSubstr("prefill,new,"));
 }
 
-// The reach is 5 s for 10,000 cells on an idle machine; here others may run beside it.
+// The reach is 5 s for 10,000 cells; processor time, because others run beside it.
 TEST(Report, TenThousandCellsInTime) {
   const TempDir directory;
   make_matrix(directory / "results.db", 37, 1);
-  const double start = now_seconds();
+  const std::clock_t start = std::clock();
   write_report({directory / "results.db", directory / "out", directory / "results.db", "en"});
-  const double seconds = now_seconds() - start;
+  const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   const auto json = nlohmann::json::parse(read_text(directory / "out" / "report.json"));
   EXPECT_GT(json["cells"].size(), 10'000u);
-  RecordProperty("seconds", std::to_string(seconds));
-  EXPECT_LT(seconds, 20);
+  EXPECT_LT(seconds, 10);
 }
 
 }  // namespace

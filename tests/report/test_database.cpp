@@ -145,6 +145,14 @@ void TestDatabase::measure(std::int64_t attempt, const std::string& name, const 
       .run();
 }
 
+void TestDatabase::attribute(std::int64_t attempt, const std::string& name, const std::string& value) {
+  SqliteStatement(connection_, "INSERT INTO attribute(attempt, name, value) VALUES (?, ?, ?)")
+      .bind(1, attempt)
+      .bind(2, name)
+      .bind(3, value)
+      .run();
+}
+
 void TestDatabase::check(std::int64_t attempt, const std::string& name, bool passed,
                          const std::string& message) {
   SqliteStatement(connection_, "INSERT INTO \"check\"(attempt, name, passed, message) VALUES (?, ?, ?, ?)")
@@ -232,6 +240,9 @@ class Matrix {
     database_.measure(attempt, "temperature", "C", 55 + 2 * noise());
     if (prefill) database_.measure(attempt, "step_tokens", "tokens", static_cast<double>(m));
     if (!prefill) database_.measure(attempt, "sequences", "1", static_cast<double>(m));
+    database_.measure(attempt, "share_of_limit", "1", 0.6 + 0.02 * noise());
+    database_.attribute(attempt, "kernel.gate_up", std::string(variant.backend) + "/128x128");
+    database_.attribute(attempt, "kernel.qkv", std::string(variant.backend) + "/64x128");
     database_.check(attempt, "logits", true, "");
   }
 
@@ -249,6 +260,15 @@ class Matrix {
     database_.end(attempt, {});
     database_.measure(attempt, "perplexity", "1", 6 + 20 * (1 - variant.weight) * (1 - variant.weight));
     database_.measure(attempt, "tokens", "tokens", 245000);
+  }
+
+  void add_convert(const std::string& model, const char* dtype, const MatrixVariant& variant) {
+    const CellSpec spec{"convert", model, dtype, "cpu", variant.pattern, variant.layout, {}, {}, "{}"};
+    const std::int64_t attempt = database_.attempt(database_.cell(plan_, spec), run_);
+    database_.end(attempt, {});
+    database_.measure(attempt, "seconds", "s", 12.5, {}, {}, 1);
+    database_.measure(attempt, "bytes", "B", 1.2e9 * variant.weight, {}, {}, 1);
+    database_.attribute(attempt, "sha256", std::string(60, 'e') + "0123");
   }
 
   void finish() {
@@ -316,7 +336,10 @@ void fill_matrix(TestDatabase& database, int models, std::uint64_t seed) {
         for (std::int64_t m = 64; m <= 512; m *= 2) matrix.add("decode", model, size, dtype, variant, m);
       }
     }
-    for (const MatrixVariant& variant : kVariants) matrix.add_eval(model, "int8", variant);
+    for (const MatrixVariant& variant : kVariants) {
+      matrix.add_eval(model, "int8", variant);
+      if (std::string_view(variant.backend) == "cusparselt") matrix.add_convert(model, "int8", variant);
+    }
   }
   matrix.finish();
 }

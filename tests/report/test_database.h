@@ -42,6 +42,7 @@ class TestDatabase {
   void end(std::int64_t attempt, const EndSpec& spec);
   void measure(std::int64_t attempt, const std::string& name, const std::string& unit, double value,
                std::optional<double> low = {}, std::optional<double> high = {}, std::int64_t samples = 3);
+  void attribute(std::int64_t attempt, const std::string& name, const std::string& value);
   void check(std::int64_t attempt, const std::string& name, bool passed, const std::string& message);
   void event(std::int64_t run, const std::string& level, const std::string& text);
 
