@@ -31,7 +31,7 @@ th,td{padding:7px 12px;border-top:1px solid var(--edge);text-align:right;vertica
 thead th{color:var(--soft);font-weight:600;background:var(--band)}
 tbody th{font-weight:500;text-align:left;position:sticky;left:0;background:var(--bg)}
 .l{text-align:left}
-td.l{min-width:8ch;max-width:60ch;white-space:normal;overflow-wrap:anywhere}
+td.l{min-width:14ch;max-width:60ch;white-space:normal;overflow-wrap:anywhere}
 tr.total>*{font-weight:600;background:var(--band);border-top:2px solid var(--edge)}
 tbody small{display:block;color:var(--soft);font-size:.78rem}
 .counts thead th{white-space:normal}
@@ -65,7 +65,7 @@ svg.sample{width:30px;height:12px;flex:none}
 .outer{fill:var(--c);opacity:.28}
 .inner{fill:var(--c)}
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}.c6{--c:var(--c6)}.c7{--c:var(--c7)}
-@media (max-width:600px){body{font-size:15px}h1{font-size:1.4rem}th,td{padding:6px 9px}td.l{min-width:14ch}tbody th{min-width:16ch;max-width:42vw;white-space:normal;overflow-wrap:anywhere}}
+@media (max-width:600px){body{font-size:15px}h1{font-size:1.4rem}th,td{padding:6px 9px}tbody th{min-width:16ch;max-width:42vw;white-space:normal;overflow-wrap:anywhere}}
 @media print{details>*{display:block}.scroll{overflow:visible}}
 )css";
 

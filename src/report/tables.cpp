@@ -88,6 +88,13 @@ bool any_cell(const ReportView& view, const Section& section, Wanted wanted) {
   return std::ranges::any_of(section.cells, [&](std::size_t i) { return wanted(view.results.cells[i]); });
 }
 
+// Empty without a ratio.
+TableCell ratio_cell(const ReportView& view, std::size_t index) {
+  const auto& ratio = view.speed_ups[index];
+  if (!ratio) return {};
+  return {ratio->base == index ? view.words("remark.baseline") : format_ratio(*ratio), "", tone_of(*ratio)};
+}
+
 TableCell speed_cell(const ReportView& view, std::size_t index) {
   const ReportCell& cell = view.results.cells[index];
   const Figure* figure = cell.figure(main_figure(cell.phase));
@@ -99,16 +106,10 @@ TableCell speed_cell(const ReportView& view, std::size_t index) {
         cell.state == "not_run" ? Tone::kQuiet : Tone::kBad};
   }
   if (figure == nullptr) return {kEmpty, "", Tone::kQuiet};
-  TableCell shown{format_bare(*figure), format_spread(*figure), Tone::kPlain};
-  const auto add = [&shown](const std::string& text) {
-    if (!text.empty()) shown.small += (shown.small.empty() ? "" : " · ") + text;
-  };
-  if (const auto& ratio = view.speed_ups[index]) {
-    shown.tone = tone_of(*ratio);
-    add(ratio->base == index ? view.words("remark.baseline") : format_ratio(*ratio));
-  }
-  shown.note = remarks(cell, view.words);
-  return shown;
+  const TableCell ratio = ratio_cell(view, index);
+  const std::string spread = format_spread(*figure);
+  const char* between = spread.empty() || ratio.text.empty() ? "" : " · ";
+  return {format_bare(*figure), spread + between + ratio.text, ratio.tone, false, remarks(cell, view.words)};
 }
 
 // "Prefill qwen2.5-7b INT8"
@@ -299,7 +300,6 @@ ReportTable cells_table(const ReportView& view, const Section& section) {
   for (const std::size_t i : section.cells) {
     const ReportCell& cell = view.results.cells[i];
     const Figure* figure = cell.figure(main_figure(cell.phase));
-    const auto& ratio = view.speed_ups[i];
     const std::string device = cell.machine ? view.results.machines[*cell.machine].device : "";
     const bool range = figure != nullptr && figure->low && figure->high;
     Figure low = figure != nullptr ? *figure : Figure{}, high = low;
@@ -315,7 +315,7 @@ ReportTable cells_table(const ReportView& view, const Section& section) {
          {figure != nullptr ? format_figure(*figure) : kEmpty},
          {range ? fmt::format("{}–{}", format_bare(low), format_bare(high)) : kEmpty},
          {figure != nullptr && figure->samples > 0 ? format_count(figure->samples) : kEmpty},
-         {ratio ? format_ratio(*ratio) : kEmpty, "", ratio ? tone_of(*ratio) : Tone::kQuiet},
+         ratio_cell(view, i),
          {format_count(cell.attempts)}});
     std::vector<TableCell>& row = table.rows.back();
     if (limits) {
