@@ -27,6 +27,7 @@ void add_bench(CLI::App& app, const GlobalOptions& global);
 // A subcommand of bench.
 void add_bench_quant(CLI::App& bench, const GlobalOptions& global);
 void add_tune(CLI::App& app, const GlobalOptions& global);
+void add_report(CLI::App& app, const GlobalOptions& global);
 void add_probe_kernel(CLI::App& app);
 
 }  // namespace slidesparse

@@ -75,6 +75,7 @@ int run(int argc, char** argv) {
   add_generate(app, global);
   add_bench(app, global);
   add_tune(app, global);
+  add_report(app, global);
   add_probe_kernel(app);
   try {
     app.parse(argc, argv);

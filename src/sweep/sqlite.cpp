@@ -1,6 +1,10 @@
 #include "sweep/sqlite.h"
 
+#include <fmt/core.h>
 #include <sqlite3.h>
+
+#include <string_view>
+#include <system_error>
 
 #include "core/fail.h"
 #include "core/text.h"
@@ -20,6 +24,38 @@ constexpr int kBusyMilliseconds = 10'000;
   fail(ErrorKind::kIo, "{}: {}{}", printable(name, 300), words, advice);
 }
 
+// SQLite keeps an index of its journal beside the file and cannot even read without one.
+bool cannot_make_index(sqlite3* database) {
+  const int code =
+      sqlite3_exec(database, "SELECT 1 FROM sqlite_schema LIMIT 1", nullptr, nullptr, nullptr) & 0xff;
+  return code == SQLITE_CANTOPEN || code == SQLITE_READONLY;
+}
+
+// A file that nobody writes to, because nobody can in that folder, is read without an index. Needs that all
+// of it is in the file.
+sqlite3* open_unchanging(const std::string& name) {
+  std::error_code error;
+  if (const auto bytes = std::filesystem::file_size(name + "-wal", error); !error && bytes > 0) {
+    fail(ErrorKind::kIo,
+         "{}: {} bytes of it are still in its -wal file, and the folder is read-only: copy both elsewhere",
+         printable(name, 300), bytes);
+  }
+  std::string uri = "file:";
+  for (const char c : name) {
+    if (std::string_view("%?#").find(c) != std::string_view::npos) {
+      uri += fmt::format("%{:02x}", static_cast<unsigned char>(c));
+    } else {
+      uri += c;
+    }
+  }
+  sqlite3* database = nullptr;
+  const int code = sqlite3_open_v2((uri + "?immutable=1").c_str(), &database,
+                                   SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_EXRESCODE, nullptr);
+  if (code == SQLITE_OK) return database;
+  sqlite3_close_v2(database);
+  fail_sqlite(name, nullptr, code);
+}
+
 }  // namespace
 
 SqliteConnection::SqliteConnection(const std::filesystem::path& file, Mode mode) : name_(file.string()) {
@@ -27,6 +63,11 @@ SqliteConnection::SqliteConnection(const std::filesystem::path& file, Mode mode)
   const int code = sqlite3_open_v2(name_.c_str(), &database_, flags | SQLITE_OPEN_EXRESCODE, nullptr);
   try {
     if (code != SQLITE_OK) fail_sqlite(name_, database_, code);
+    if (mode == Mode::kRead && cannot_make_index(database_)) {
+      sqlite3* unchanging = open_unchanging(name_);
+      sqlite3_close_v2(database_);
+      database_ = unchanging;
+    }
     sqlite3_busy_timeout(database_, kBusyMilliseconds);
     execute("PRAGMA foreign_keys = ON");
     if (mode == Mode::kWrite) execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");

@@ -16,8 +16,9 @@ namespace slidesparse {
 class SqliteConnection {
  public:
   enum class Mode { kRead, kWrite };
-  // kRead: the file must be there. kWrite: made when missing, WAL, synchronous=FULL. Foreign keys hold in
-  // both. Throws kIo with SQLite's words: no such file, not a database, disk full, locked.
+  // kRead: the file must be there; its folder need not be writable. kWrite: made when missing, WAL,
+  // synchronous=FULL. Foreign keys hold in both. Throws kIo with SQLite's words: no such file, not a
+  // database, disk full, locked.
   SqliteConnection(const std::filesystem::path& file, Mode mode);
   ~SqliteConnection();
   SqliteConnection(const SqliteConnection&) = delete;
