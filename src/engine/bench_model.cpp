@@ -1,8 +1,10 @@
 #include "engine/bench_model.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/checked.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/random.h"
@@ -150,7 +152,11 @@ class Workload {
 
   void check_drawn(std::span<const std::int32_t> drawn) const {
     for (const std::int32_t token : drawn) {
-      if (token < 0) fail(ErrorKind::kInternal, "{} M={}: logits that are no numbers", subject_.name, m_);
+      if (token >= 0) continue;
+      ErrorFacts facts;
+      facts.wrong_result = true;
+      fail_with(std::move(facts), ErrorKind::kInternal, "{} M={}: logits that are no numbers", subject_.name,
+                m_);
     }
   }
 
@@ -221,7 +227,13 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
       workloads.push_back(
           std::make_unique<Workload>(subject, options, subject.fit ? subject.fit(m) : BenchFit{m, m, {}}));
     std::vector<std::vector<double>> seconds(subjects.size());
-    for (int run = -options.warmup; run < options.runs; ++run) {
+    const auto timed_enough = [&] {
+      return options.phase == BenchPhase::kDecode ||
+             std::ranges::all_of(seconds, [&](const std::vector<double>& steps) {
+               return std::accumulate(steps.begin(), steps.end(), 0.0) >= options.min_seconds;
+             });
+    };
+    for (int run = -options.warmup; run < options.runs || !timed_enough(); ++run) {
       for (std::size_t i = 0; i < workloads.size(); ++i) {
         check_interrupt("rows printed so far are complete");
         const std::vector<double> steps = workloads[i]->run();
@@ -234,6 +246,17 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
     }
   }
   return rows;
+}
+
+double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
+  const DType dtype = row.dtype == kInt8Word  ? DType::kI8
+                      : row.dtype == kFp8Word ? DType::kF8E4M3
+                                              : DType::kBF16;
+  const double peak = limits.ops_per_second(dtype);
+  const double bytes =
+      limits.read_bytes_per_second > 0 ? 1e9 * row.gigabytes_per_second / limits.read_bytes_per_second : 0;
+  const double ops = peak > 0 ? 1e9 * row.gigaflops_per_second / peak : 0;
+  return std::max(bytes, ops);
 }
 
 }  // namespace slidesparse
