@@ -53,7 +53,10 @@ SweepOptions sweep_options(const SweepCommand& command, const GlobalOptions& glo
   options.plan_text = read_text_file(command.plan, kLargestPlan);
   options.plan = parse_plan(options.plan_text, command.plan);
   options.database = command.database;
-  options.work = command.work.empty() ? command.database + ".work" : command.work;
+  // Removed at the end: always a directory of this database's own.
+  const std::filesystem::path database = command.database;
+  options.work = (command.work.empty() ? database.parent_path() : std::filesystem::path(command.work)) /
+                 (database.filename().string() + ".work");
   options.cache = command.cache.empty() ? default_tuning_cache() : command.cache;
   options.worker = worker_command(global);
   options.command = fmt::format("slidesparse sweep {} --db {}{}", command.plan, command.database,
@@ -117,7 +120,7 @@ void add_sweep(CLI::App& app, const GlobalOptions& global) {
   command->add_option("--cache", options->cache,
                       "File of measured kernels (default: $XDG_CACHE_HOME/slidesparse/tuning.json)");
   command->add_option("--work", options->work,
-                      "Directory for models that are deleted again (default: DB.work)");
+                      "Directory for models that are deleted again, as DB.work (default: beside DB)");
   command->add_option("--inject", options->inject)->group("");  // for tests: docs/sweep.md
   command->footer(
       "Ctrl-C finishes the running cell and stops; the same command goes on.\n"

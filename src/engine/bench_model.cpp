@@ -15,6 +15,9 @@
 namespace slidesparse {
 namespace {
 
+// Of a run that is not timed: enough for graphs to be recorded and clocks to rise.
+constexpr std::int64_t kWarmUpSteps = 32;
+
 // One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
 // draws its token greedily, as a server would; what is drawn is not fed, because all models are to read the
 // same tokens.
@@ -39,8 +42,8 @@ class Workload {
     for (std::int64_t s = 0; s < holding_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
   }
 
-  // Seconds of each timed step of one run; of prefill those of all m tokens.
-  std::vector<double> run() {
+  // Seconds of each step of a run of `steps` (decode); of prefill those of all m tokens.
+  std::vector<double> run(std::int64_t steps) {
     std::vector<double> seconds;
     if (prefill_) {
       seconds.push_back(run_prompts(fit_.step_tokens));
@@ -56,7 +59,7 @@ class Workload {
       seconds.push_back(now - last);
       last = now;
     };
-    for (std::int64_t i = 0; i < options_.steps; ++i) {
+    for (std::int64_t i = 0; i < steps; ++i) {
       step_.clear();
       for (std::int64_t s = 0; s < sequences_; ++s) {
         const std::int32_t token = random_token(s * longest_ + options_.prompt + i);
@@ -236,7 +239,8 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
     for (int run = -options.warmup; run < options.runs || !timed_enough(); ++run) {
       for (std::size_t i = 0; i < workloads.size(); ++i) {
         check_interrupt("rows printed so far are complete");
-        const std::vector<double> steps = workloads[i]->run();
+        const std::vector<double> steps =
+            workloads[i]->run(run < 0 ? std::min(options.steps, kWarmUpSteps) : options.steps);
         if (run >= 0) seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
       }
     }

@@ -17,7 +17,7 @@ enum class BenchPhase { kPrefill, kDecode };
 struct BenchModelOptions {
   BenchPhase phase = BenchPhase::kPrefill;
   std::vector<std::int64_t> m;  // prefill: tokens of the step; decode: running sequences
-  int warmup = 1;               // prefill: steps; decode: runs of `steps`
+  int warmup = 1;               // prefill: steps; decode: runs of `steps`, or of 32 where that is less
   int runs = 5;              // timed: prefill steps, or decode runs of `steps`; of every subject, interleaved
   double min_seconds = 0;    // prefill: of timed steps of every subject at least, in more runs if need be
   std::int64_t prompt = 16;  // decode: tokens of each prompt, not timed

@@ -24,7 +24,7 @@ std::int64_t host_memory_bytes() {
 std::string SweepMachine::fingerprint() const {
   std::string text =
       fmt::format("{}\n{}\n{}\n{}\n{}\n{}", device, name, driver, libraries, program_version, commit);
-  text += device == "cpu" ? fmt::format("\n{}", threads) : fmt::format("\n{}", memory_bytes);
+  if (device == "cuda") text += fmt::format("\n{}", memory_bytes);
   return sha256_hex(text);
 }
 
@@ -33,7 +33,7 @@ SweepMachine describe_sweep_machine(DeviceKind device, bool limits) {
   const bool card = device == DeviceKind::kCuda;
   SweepMachine machine;
   machine.device = card ? "cuda" : "cpu";
-  machine.name = card ? cuda_status().devices.front().name : cpu_description();
+  machine.name = tuning.device;  // of a CPU with its instruction set and threads
   machine.memory_bytes = card ? cuda_status().devices.front().memory_bytes : host_memory_bytes();
   machine.driver = tuning.driver;
   machine.libraries = tuning.libraries;

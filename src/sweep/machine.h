@@ -11,7 +11,7 @@ namespace slidesparse {
 // A row of the table `machine`: what figures belong to.
 struct SweepMachine {
   std::string device;  // "cuda" or "cpu"
-  std::string name;    // of the card, or of the processor
+  std::string name;    // of the card, or of the processor with its instruction set and threads
   std::int64_t memory_bytes = 0;
   std::string driver;
   std::string libraries;
@@ -22,8 +22,8 @@ struct SweepMachine {
   std::string details;   // JSON, as `bench` writes its "machine"
   MachineLimits limits;  // zero unless they were measured; not in the table
 
-  // The digest of what figures depend on: device, name, driver, libraries, version and commit, a card's
-  // memory or the CPU's threads. Machines that agree in it are of the same kind.
+  // The digest of what figures depend on: device, name, driver, libraries, version and commit, and a card's
+  // memory. Machines that agree in it are of the same kind.
   std::string fingerprint() const;
 };
 

@@ -25,6 +25,18 @@ std::string last_line(const std::string& log) {
   return printable(last, 300);
 }
 
+// Waits for its end, or makes it.
+ProcessEnd end_of(ChildProcess& child, bool timed_out) {
+  if (timed_out) child.kill();
+  const int status = child.wait(kEndSeconds);
+  ProcessEnd end;
+  end.timed_out = timed_out;
+  if (timed_out) return end;
+  if (WIFSIGNALED(status)) end.signal = WTERMSIG(status);
+  if (WIFEXITED(status)) end.exit_status = WEXITSTATUS(status);
+  return end;
+}
+
 }  // namespace
 
 WorkerProcess::WorkerProcess(const std::vector<std::string>& command, const WorkerSetup& setup)
@@ -35,6 +47,7 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& command, const Work
 
 CellResult WorkerProcess::run(const CellOrder& order, const Limits& limits) {
   const double start = now_seconds();
+  child_.take_log();  // of the cells before
   child_.send_line(order_line(order));
   CellResult result;
   try {
@@ -78,19 +91,12 @@ CellResult WorkerProcess::wait_for_result(const Limits& limits) {
 
 CellResult WorkerProcess::ended(bool timed_out, double seconds) {
   alive_ = false;
-  if (timed_out) child_.kill();
-  const int status = child_.wait(kEndSeconds);
-  ProcessEnd end;
-  end.timed_out = timed_out;
-  if (WIFSIGNALED(status)) end.signal = WTERMSIG(status);
-  if (WIFEXITED(status)) end.exit_status = WEXITSTATUS(status);
+  const ProcessEnd end = end_of(child_, timed_out);
   CellResult result;
   result.outcome = classify(end);
   result.message = process_end_words(end, seconds);
-  if (!timed_out) {
-    result.signal = end.signal;
-    result.exit_status = end.exit_status;
-  }
+  result.signal = end.signal;
+  result.exit_status = end.exit_status;
   return result;
 }
 
@@ -106,11 +112,11 @@ SweepMachine ask_machine(const std::vector<std::string>& command, const std::str
   ChildProcess child(command);
   child.send_line(describe_line(device, limits));
   std::string line;
-  if (child.next_line(now_seconds() + seconds, line) != ChildProcess::Got::kLine) {
-    child.kill();
-    child.wait(kEndSeconds);
-    fail(ErrorKind::kIo, "no process says what this machine is within {:.0f} s: {}", seconds,
-         last_line(child.take_log()));
+  if (const auto got = child.next_line(now_seconds() + seconds, line); got != ChildProcess::Got::kLine) {
+    const ProcessEnd end = end_of(child, got == ChildProcess::Got::kTimeOut);
+    const std::string words = last_line(child.take_log());
+    fail(ErrorKind::kIo, "asked what this machine is: {}{}", process_end_words(end, seconds),
+         words.empty() ? "" : "; its last words: " + words);
   }
   WorkerWords words = parse_words(line, "worker");
   if (!words.machine)

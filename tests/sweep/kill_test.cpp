@@ -2,10 +2,11 @@
 // twice. SLIDESPARSE_KILLS says how many times (6).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <random>
@@ -24,11 +25,17 @@ using test::SweepFolder;
 
 class RunningSweep {
  public:
-  explicit RunningSweep(const SweepFolder& folder) {
+  // `most_bytes`: files cannot grow beyond that, as on a full disk; 0: no limit.
+  explicit RunningSweep(const SweepFolder& folder, rlim_t most_bytes = 0) {
     const std::string plan = folder.path("plan.json").string(), database = folder.database().string(),
                       cache = folder.path("tuning.json").string();
     pid_ = ::fork();
     if (pid_ == 0) {
+      if (most_bytes > 0) {
+        const rlimit limit{most_bytes, most_bytes};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+        std::signal(SIGXFSZ, SIG_IGN);
+      }
       ::execl(SLIDESPARSE_PROGRAM, "slidesparse", "--quiet", "--threads", "1", "sweep", plan.c_str(), "--db",
               database.c_str(), "--cache", cache.c_str(), static_cast<char*>(nullptr));
       ::_exit(127);
@@ -73,9 +80,29 @@ pid_t child_of(pid_t parent) {
   return child;
 }
 
+std::int64_t number_or_zero(const SweepFolder& folder, const std::string& sql) {
+  try {
+    return query_number(folder.database(), sql);
+  } catch (const Error&) {
+    return 0;  // there are no tables yet
+  }
+}
+
+// Until it has begun a cell, or has ended.
+void wait_for_attempt(const SweepFolder& folder, RunningSweep& sweep) {
+  constexpr const char* kAttempts = "SELECT count(*) FROM attempt";
+  const std::int64_t before = number_or_zero(folder, kAttempts);
+  while (number_or_zero(folder, kAttempts) == before && !sweep.ended())
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
 int kills() {
   const char* text = std::getenv("SLIDESPARSE_KILLS");
   return text == nullptr ? 6 : std::max(1, std::atoi(text));
+}
+
+std::int64_t disturbed_attempts(const SweepFolder& folder) {
+  return query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class <> 'ok'");
 }
 
 TEST(Kill, LosesAndDoublesNothing) {
@@ -88,7 +115,8 @@ TEST(Kill, LosesAndDoublesNothing) {
   testing::write_text(folder.path("plan.json"), plan_to_json(plan));
   const auto cells = static_cast<std::int64_t>(plan_cells(plan).size());
   std::mt19937 random(20);
-  std::int64_t recorded = 0;  // figures that were there at the last kill
+  std::int64_t recorded = 0;   // figures that were there at the last kill
+  std::int64_t disturbed = 0;  // attempts that a kill met
   int done = 0, rounds = 0;
   const int wanted = kills();
   while (done < wanted) {
@@ -98,6 +126,7 @@ TEST(Kill, LosesAndDoublesNothing) {
                              "SELECT count(*) FROM attempt JOIN outcome ON outcome.attempt = "
                              "attempt.id WHERE class = 'ok'"),
                 cells);
+      disturbed += disturbed_attempts(folder);
       for (const char* end : {"", "-wal", "-shm", ".lock"})
         std::filesystem::remove(folder.database().string() + end);
       recorded = 0;
@@ -105,7 +134,9 @@ TEST(Kill, LosesAndDoublesNothing) {
     ++rounds;
     ASSERT_LT(rounds, 10 * wanted + 10) << "no sweep lives long enough to be killed";
     RunningSweep sweep(folder);
-    const double until = now_seconds() + std::uniform_real_distribution<double>(0.05, 1.2)(random);
+    // Sometimes at its start, mostly while cells run.
+    if (std::uniform_int_distribution<int>(0, 3)(random) > 0) wait_for_attempt(folder, sweep);
+    const double until = now_seconds() + std::uniform_real_distribution<double>(0, 0.8)(random);
     while (now_seconds() < until && !sweep.ended()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (sweep.ended()) {
       recorded = cells;
@@ -125,12 +156,7 @@ TEST(Kill, LosesAndDoublesNothing) {
     }
     if (!std::filesystem::exists(folder.database())) continue;
     sweep.end(SIGKILL);
-    std::int64_t now = 0;
-    try {
-      now = query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class = 'ok'");
-    } catch (const Error&) {
-      continue;  // killed before it had made its tables
-    }
+    const std::int64_t now = number_or_zero(folder, "SELECT count(*) FROM outcome WHERE class = 'ok'");
     EXPECT_GE(now, recorded) << "figures are lost";
     recorded = now;
   }
@@ -155,7 +181,30 @@ TEST(Kill, LosesAndDoublesNothing) {
       << query_text(folder.database(), "SELECT group_concat(class || ': ' || message, '; ') FROM outcome");
   EXPECT_EQ(query_text(folder.database(), "PRAGMA integrity_check"), "ok");
   EXPECT_FALSE(std::filesystem::exists(folder.database().string() + ".work"));
+  disturbed += disturbed_attempts(folder);
+  EXPECT_GT(disturbed, 0) << "no kill met a cell";
   ::testing::Test::RecordProperty("kills", done);
+  ::testing::Test::RecordProperty("disturbed", static_cast<int>(disturbed));
+  std::printf("%d kills, %d attempts were running\n", done, static_cast<int>(disturbed));
+}
+
+TEST(Kill, AFullDiskLosesOneCellAtMost) {
+  const SweepFolder folder;
+  SweepPlan plan = folder.plan();
+  for (std::int64_t m = 21; m < 40; ++m) plan.prefill->m.push_back(m);
+  testing::write_text(folder.path("plan.json"), plan_to_json(plan));
+  RunningSweep limited(folder, 400'000);
+  const int status = limited.wait();
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  const std::int64_t before =
+      query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class = 'ok'");
+  EXPECT_GT(before, 0);
+  RunningSweep again(folder);
+  EXPECT_EQ(again.wait(), 0);
+  EXPECT_EQ(query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class = 'ok'"), 46);
+  EXPECT_LE(query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class <> 'ok'"), 1);
+  EXPECT_EQ(query_text(folder.database(), "PRAGMA integrity_check"), "ok");
 }
 
 TEST(Kill, TheWorkerEndsWithItsSweep) {
@@ -181,14 +230,7 @@ TEST(Kill, CtrlCFinishesTheRunningCell) {
   const SweepFolder folder;
   testing::write_text(folder.path("plan.json"), plan_to_json(folder.plan()));
   RunningSweep sweep(folder);
-  std::int64_t begun = 0;
-  while (begun == 0 && !sweep.ended()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    try {
-      begun = query_number(folder.database(), "SELECT count(*) FROM attempt");
-    } catch (const Error&) {  // no tables yet
-    }
-  }
+  wait_for_attempt(folder, sweep);
   const int status = sweep.end(SIGINT);
   ASSERT_TRUE(WIFEXITED(status));
   const bool early = query_number(folder.database(), "SELECT count(*) FROM outcome") < 8;

@@ -94,6 +94,25 @@ TEST(Sweep, ConvertsTunesAndEvaluates) {
   EXPECT_TRUE(std::filesystem::exists(folder.path("plain"))) << "a source that is the user's";
 }
 
+TEST(Sweep, TimesSingleLinears) {
+  const SweepFolder folder;
+  SweepPlan plan = folder.plan();
+  plan.models = {"smollm2-135m"};
+  plan.rows = {{"cpu", {"6:8"}}};
+  plan.prefill.reset();
+  plan.decode.reset();
+  plan.gemm = GemmPhase{{2}, 0.01};
+  EXPECT_EQ(run_sweep(folder.options(plan)).measured, 1);
+  EXPECT_EQ(query_text(folder.database(),
+                       "SELECT group_concat(name) FROM (SELECT name FROM measurement ORDER BY name)"),
+            "flops,seconds,seconds.down,seconds.gate_up,seconds.o,seconds.qkv,share_of_limit");
+  EXPECT_EQ(query_number(folder.database(),
+                         "SELECT abs(sum(CASE name WHEN 'seconds' THEN -value ELSE value END)) < 1e-9 FROM "
+                         "measurement WHERE name LIKE 'seconds%'"),
+            1);
+  EXPECT_EQ(query_number(folder.database(), R"(SELECT count(*) FROM "check" WHERE passed = 1)"), 4);
+}
+
 TEST(Sweep, PlansShareCells) {
   const SweepFolder folder;
   run_sweep(folder.options());
@@ -171,7 +190,8 @@ TEST(Sweep, AMachineThatDoesNotAnswerIsSaid) {
   const SweepFolder folder;
   SweepOptions options = folder.options();
   options.worker = {"/bin/false"};
-  EXPECT_THAT(error_of([&] { run_sweep(options); }), HasSubstr("no process says what this machine is"));
+  EXPECT_THAT(error_of([&] { run_sweep(options); }),
+              HasSubstr("asked what this machine is: its process ended with exit status 1"));
 }
 
 }  // namespace
