@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench_plan.h"
 #include "cli/bench_rows.h"
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
@@ -22,7 +21,10 @@
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "engine/bench_plan.h"
+#include "engine/layer_shapes.h"
 #include "io/json.h"
+#include "model/card_model.h"
 #include "model/placement.h"
 #include "model/presets.h"
 
@@ -164,13 +166,14 @@ void run_gemm(const BenchCommand& command, bool quiet) {
 std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& command,
                                                       const ModelOptions& options,
                                                       const BenchModelOptions& bench) {
+  const MemoryBudget budget = options.device == DeviceKind::kCuda ? card_budget() : MemoryBudget();
   if (!command.directory.empty()) {
     const std::filesystem::path directory = command.directory;
     const std::filesystem::path file = directory / "config.json";
     const ModelConfig config = parse_model_config(read_text_file(file), file.string());
     const auto reader = open_weights(directory, config, false);
-    PlannedModel model =
-        plan_bench_model(directory.lexically_normal().filename().string(), config, *reader, options, bench);
+    PlannedModel model = plan_bench_model(directory.lexically_normal().filename().string(), config, *reader,
+                                          options, bench, budget);
     model.load = [directory](const ModelOptions& how) { return Model::load(directory, how); };
     return {{model}};
   }
@@ -183,7 +186,7 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
     std::vector<PlannedModel>& models = all.emplace_back();
     for (const Pattern pattern : patterns_of(command)) {
       const auto reader = random_weights(config, dtype, pattern, head, command.seed, layout);
-      models.push_back(plan_bench_model(command.model, config, *reader, options, bench));
+      models.push_back(plan_bench_model(command.model, config, *reader, options, bench, budget));
       models.back().load = [=, seed = command.seed](const ModelOptions& how) {
         const RandomLayers layers =
             how.device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn;

@@ -56,17 +56,6 @@ double ratio_to_dense(const std::map<std::string, double>& dense, const BenchMod
   return found == dense.end() ? 0 : found->second / row.seconds.median;
 }
 
-double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
-  const DType dtype = row.dtype == kInt8Word  ? DType::kI8
-                      : row.dtype == kFp8Word ? DType::kF8E4M3
-                                              : DType::kBF16;
-  const double peak = limits.ops_per_second(dtype);
-  const double bytes =
-      limits.read_bytes_per_second > 0 ? 1e9 * row.gigabytes_per_second / limits.read_bytes_per_second : 0;
-  const double ops = peak > 0 ? 1e9 * row.gigaflops_per_second / peak : 0;
-  return std::max(bytes, ops);
-}
-
 }  // namespace
 
 std::string gemm_table(const GemmBenchResult& result) {

@@ -29,5 +29,8 @@ void add_bench_quant(CLI::App& bench, const GlobalOptions& global);
 void add_tune(CLI::App& app, const GlobalOptions& global);
 void add_report(CLI::App& app, const GlobalOptions& global);
 void add_probe_kernel(CLI::App& app);
+void add_plan(CLI::App& app, const GlobalOptions& global);
+void add_sweep(CLI::App& app, const GlobalOptions& global);
+void add_sweep_worker(CLI::App& app);
 
 }  // namespace slidesparse

@@ -13,19 +13,15 @@
 #include "cli/pattern_option.h"
 #include "core/fail.h"
 #include "core/text.h"
+#include "engine/layer_shapes.h"
 #include "gemm/probe.h"
 #include "io/model_directory.h"
 #include "io/packed_directory.h"
 #include "model/presets.h"
 #include "model/weight_reader.h"
-#include "model/weights.h"
 
 namespace slidesparse {
 namespace {
-
-// A probe's kernels run once; its process makes a CUDA context and prepares weights first.
-constexpr double kProbeSeconds = 20;
-constexpr double kProbeStartSeconds = 60;
 
 GemmShape parse_shape(const std::string& text) {
   std::int64_t n = 0, k = 0;
@@ -39,29 +35,6 @@ GemmShape parse_shape(const std::string& text) {
          printable(text, 40), 1 << 24);
   }
   return {fmt::format("{}x{}", n, k), n, k, false, nullptr};
-}
-
-// The fused linears of one layer: what every layer repeats. With `reader`, and its weights.
-std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name, std::int64_t layer,
-                                    const std::shared_ptr<WeightReader>& reader) {
-  std::vector<GemmShape> shapes;
-  for (const FusedGroup& group : weight_table(config).groups) {
-    if (group.layer != layer) continue;
-    GemmShape shape{name + "/" + group.name.substr(group.name.rfind('.') + 1), 0, group.members.front().k,
-                    false};
-    for (const LinearSpec& member : group.members) {
-      shape.n += member.n;
-      shape.bias = shape.bias || member.bias;
-    }
-    if (reader) {
-      auto stored = std::make_shared<StoredLayer>();
-      stored->keeps_alive = reader;
-      for (const LinearSpec& member : group.members) stored->members.push_back(reader->linear(member, group));
-      shape.stored = std::move(stored);
-    }
-    shapes.push_back(std::move(shape));
-  }
-  return shapes;
 }
 
 }  // namespace
@@ -122,13 +95,6 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
     for (GemmShape& shape : subject.shapes) shape.layout = Layout::kSplit;
   }
   return subject;
-}
-
-std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants) {
-  std::vector<std::string> cases;
-  cases.reserve(entrants.size());
-  for (const RaceEntrant& entrant : entrants) cases.push_back(probe_line(shape, entrant));
-  return probe_in_child({"/proc/self/exe", "probe-kernel"}, cases, kProbeSeconds, kProbeStartSeconds);
 }
 
 void add_probe_kernel(CLI::App& app) {

@@ -29,8 +29,4 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
 // The configuration of a preset; throws kUsage with the list.
 ModelConfig known_model(const std::string& name);
 
-// Runs kernels that might bring a process down in another one ("slidesparse probe-kernel"): why each must not
-// run here, empty for those that may.
-std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants);
-
 }  // namespace slidesparse

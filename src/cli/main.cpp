@@ -75,7 +75,10 @@ int run(int argc, char** argv) {
   add_generate(app, global);
   add_bench(app, global);
   add_tune(app, global);
+  add_plan(app, global);
+  add_sweep(app, global);
   add_report(app, global);
+  add_sweep_worker(app);
   add_probe_kernel(app);
   try {
     app.parse(argc, argv);

@@ -17,6 +17,7 @@
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "engine/layer_shapes.h"
 #include "gemm/tuner.h"
 #include "model/placement.h"
 #include "model/presets.h"

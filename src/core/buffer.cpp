@@ -26,7 +26,9 @@ Buffer::Buffer(std::size_t bytes) : size_(bytes) {
       round_up(static_cast<std::int64_t>(bytes + kSlack), static_cast<std::int64_t>(kAlignment)));
   void* pointer = nullptr;
   if (total < bytes || ::posix_memalign(&pointer, alignment, total) != 0) {
-    fail(ErrorKind::kIo, "out of host memory: {} bytes were asked for", bytes);
+    ErrorFacts facts;
+    facts.needed_bytes = static_cast<std::int64_t>(bytes);
+    fail_with(std::move(facts), ErrorKind::kIo, "out of host memory: {} bytes were asked for", bytes);
   }
   if (alignment == kHugePage) ::madvise(pointer, total, MADV_HUGEPAGE);
   data_.reset(static_cast<std::byte*>(pointer));

@@ -15,6 +15,13 @@ template <typename... Args>
   throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
 }
 
+// The same with facts.
+template <typename... Args>
+[[noreturn]] void fail_with(ErrorFacts facts, ErrorKind kind, fmt::format_string<Args...> format,
+                            Args&&... args) {
+  throw Error(kind, fmt::format(format, std::forward<Args>(args)...), std::move(facts));
+}
+
 // The common case: input that cannot be accepted.
 template <typename... Args>
 [[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {

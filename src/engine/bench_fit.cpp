@@ -52,7 +52,8 @@ BenchFit fit_bench(const MemoryDemand& model, const MemoryBudget& budget, const 
   const MemoryLimits limits = memory_limits(demand, budget);
   if (options.phase == BenchPhase::kPrefill) {
     fit.step_tokens = limits.step_tokens / demand.length * demand.length;
-    if (fit.step_tokens == 0) fail(ErrorKind::kUnsupported, "{}", fit.note);
+    if (fit.step_tokens == 0)
+      fail_with(memory_facts(demand, budget), ErrorKind::kUnsupported, "{}", fit.note);
     return fit;
   }
   // Fewer sequences also have shorter prompt steps: ask again from the top.
@@ -60,7 +61,7 @@ BenchFit fit_bench(const MemoryDemand& model, const MemoryBudget& budget, const 
   for (std::int64_t tried = m - 1; most == 0 && tried > 0; tried /= 2)
     most = memory_limits(bench_demand(model, options, tried), budget).sequences;
   fit.m = fit.step_tokens = std::min(most, m);
-  if (fit.m == 0) fail(ErrorKind::kUnsupported, "{}", fit.note);
+  if (fit.m == 0) fail_with(memory_facts(demand, budget), ErrorKind::kUnsupported, "{}", fit.note);
   return fit;
 }
 

@@ -1,8 +1,10 @@
 #include "engine/bench_model.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/checked.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
 #include "core/random.h"
@@ -12,6 +14,9 @@
 
 namespace slidesparse {
 namespace {
+
+// Of a run that is not timed: enough for graphs to be recorded and clocks to rise.
+constexpr std::int64_t kWarmUpSteps = 32;
 
 // One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
 // draws its token greedily, as a server would; what is drawn is not fed, because all models are to read the
@@ -37,8 +42,8 @@ class Workload {
     for (std::int64_t s = 0; s < holding_; ++s) tables_.push_back(consecutive_pages(s * blocks_, blocks_));
   }
 
-  // Seconds of each timed step of one run; of prefill those of all m tokens.
-  std::vector<double> run() {
+  // Seconds of each step of a run of `steps` (decode); of prefill those of all m tokens.
+  std::vector<double> run(std::int64_t steps) {
     std::vector<double> seconds;
     if (prefill_) {
       seconds.push_back(run_prompts(fit_.step_tokens));
@@ -54,7 +59,7 @@ class Workload {
       seconds.push_back(now - last);
       last = now;
     };
-    for (std::int64_t i = 0; i < options_.steps; ++i) {
+    for (std::int64_t i = 0; i < steps; ++i) {
       step_.clear();
       for (std::int64_t s = 0; s < sequences_; ++s) {
         const std::int32_t token = random_token(s * longest_ + options_.prompt + i);
@@ -151,7 +156,11 @@ class Workload {
 
   void check_drawn(std::span<const std::int32_t> drawn) const {
     for (const std::int32_t token : drawn) {
-      if (token < 0) fail(ErrorKind::kInternal, "{} M={}: logits that are no numbers", subject_.name, m_);
+      if (token >= 0) continue;
+      ErrorFacts facts;
+      facts.wrong_result = true;
+      fail_with(std::move(facts), ErrorKind::kInternal, "{} M={}: logits that are no numbers", subject_.name,
+                m_);
     }
   }
 
@@ -222,10 +231,17 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
       workloads.push_back(
           std::make_unique<Workload>(subject, options, subject.fit ? subject.fit(m) : BenchFit{m, m, {}}));
     std::vector<std::vector<double>> seconds(subjects.size());
-    for (int run = -options.warmup; run < options.runs; ++run) {
+    const auto timed_enough = [&] {
+      return options.phase == BenchPhase::kDecode ||
+             std::ranges::all_of(seconds, [&](const std::vector<double>& steps) {
+               return std::accumulate(steps.begin(), steps.end(), 0.0) >= options.min_seconds;
+             });
+    };
+    for (int run = -options.warmup; run < options.runs || !timed_enough(); ++run) {
       for (std::size_t i = 0; i < workloads.size(); ++i) {
         check_interrupt("rows printed so far are complete");
-        const std::vector<double> steps = workloads[i]->run();
+        const std::vector<double> steps =
+            workloads[i]->run(run < 0 ? std::min(options.steps, kWarmUpSteps) : options.steps);
         if (run >= 0) seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
       }
     }
@@ -235,6 +251,17 @@ std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
     }
   }
   return rows;
+}
+
+double share_of_limit(const BenchModelRow& row, const MachineLimits& limits) {
+  const DType dtype = row.dtype == kInt8Word  ? DType::kI8
+                      : row.dtype == kFp8Word ? DType::kF8E4M3
+                                              : DType::kBF16;
+  const double peak = limits.ops_per_second(dtype);
+  const double bytes =
+      limits.read_bytes_per_second > 0 ? 1e9 * row.gigabytes_per_second / limits.read_bytes_per_second : 0;
+  const double ops = peak > 0 ? 1e9 * row.gigaflops_per_second / peak : 0;
+  return std::max(bytes, ops);
 }
 
 }  // namespace slidesparse

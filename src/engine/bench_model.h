@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/samples.h"
+#include "gemm/machine_limits.h"
 #include "model/model.h"
 
 namespace slidesparse {
@@ -16,8 +17,9 @@ enum class BenchPhase { kPrefill, kDecode };
 struct BenchModelOptions {
   BenchPhase phase = BenchPhase::kPrefill;
   std::vector<std::int64_t> m;  // prefill: tokens of the step; decode: running sequences
-  int warmup = 1;               // prefill: steps; decode: runs of `steps`
+  int warmup = 1;               // prefill: steps; decode: runs of `steps`, or of 32 where that is less
   int runs = 5;              // timed: prefill steps, or decode runs of `steps`; of every subject, interleaved
+  double min_seconds = 0;    // prefill: of timed steps of every subject at least, in more runs if need be
   std::int64_t prompt = 16;  // decode: tokens of each prompt, not timed
   std::int64_t steps = 32;   // decode: timed steps of a run
   std::uint64_t seed = 1;    // of the token ids
@@ -73,5 +75,8 @@ struct BenchModelRow {
 std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
                                        const BenchModelOptions& options,
                                        const std::function<void(const BenchModelRow& row)>& on_row = {});
+
+// The larger of bytes and operations of a step against what the machine can do at most; 1: all of it.
+double share_of_limit(const BenchModelRow& row, const MachineLimits& limits);
 
 }  // namespace slidesparse

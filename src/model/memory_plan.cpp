@@ -244,9 +244,22 @@ std::string memory_shortfall(const MemoryDemand& demand, const MemoryBudget& bud
                       : "what would fit: " + instead);
 }
 
+ErrorFacts memory_facts(const MemoryDemand& demand, const MemoryBudget& budget) {
+  ErrorFacts facts;
+  facts.planned = true;
+  const std::vector<MemoryUse> uses = plan_memory(demand);
+  facts.needed_bytes = bytes_of(uses);
+  facts.free_bytes = budget.free();
+  for (const MemoryUse& use : uses) {
+    if (use.bytes > 0) facts.holders.emplace_back(use.name, use.bytes);
+  }
+  for (const MemoryUse& use : budget.held) facts.holders.emplace_back("held: " + use.name, use.bytes);
+  return facts;
+}
+
 void check_memory(const MemoryDemand& demand, const MemoryBudget& budget) {
   const std::string shortfall = memory_shortfall(demand, budget);
-  if (!shortfall.empty()) fail(ErrorKind::kUnsupported, "{}", shortfall);
+  if (!shortfall.empty()) fail_with(memory_facts(demand, budget), ErrorKind::kUnsupported, "{}", shortfall);
 }
 
 }  // namespace slidesparse

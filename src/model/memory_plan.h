@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "slidesparse/core/error.h"
 #include "slidesparse/format/pattern.h"
 
 // What a model on a card will take, added up before anything is allocated. Arithmetic on sizes alone.
@@ -91,7 +92,9 @@ MemoryLimits memory_limits(const MemoryDemand& demand, const MemoryBudget& budge
 std::string memory_table(const MemoryDemand& demand, const MemoryBudget& budget);
 // Empty when it fits; else bytes needed and free, who takes and who holds them, and what would fit.
 std::string memory_shortfall(const MemoryDemand& demand, const MemoryBudget& budget);
-// Throws kUnsupported with memory_shortfall().
+// What a planned refusal knows besides its line: bytes needed and free, and who would hold and holds them.
+ErrorFacts memory_facts(const MemoryDemand& demand, const MemoryBudget& budget);
+// Throws kUnsupported with memory_shortfall() and memory_facts().
 void check_memory(const MemoryDemand& demand, const MemoryBudget& budget);
 
 }  // namespace slidesparse

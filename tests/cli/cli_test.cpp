@@ -79,7 +79,7 @@ TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
   const Result top = run({"--help"});
   EXPECT_EQ(top.code, 0);
   for (const char* command : {"info", "convert", "unpack", "inspect", "random-model", "tokenize", "eval",
-                              "generate", "bench", "tune", "pareto"}) {
+                              "generate", "bench", "tune", "pareto", "plan", "sweep"}) {
     EXPECT_THAT(top.out, HasSubstr(command));
     const Result help = run({command, "--help"});
     EXPECT_EQ(help.code, 0);

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <utility>
+
 #include "core/fail.h"
 
 namespace slidesparse {
@@ -12,8 +14,11 @@ void cuda_check(int status, std::string_view call, std::string_view what, std::s
   const bool of_the_card = code == cudaErrorMemoryAllocation || code == cudaErrorNoDevice ||
                            code == cudaErrorInsufficientDriver || code == cudaErrorNoKernelImageForDevice;
   if (const auto at = file.rfind("src/"); at != std::string_view::npos) file.remove_prefix(at);
-  fail(of_the_card ? ErrorKind::kUnsupported : ErrorKind::kInternal, "{}{}{}: {} ({}), {}:{}", call,
-       what.empty() ? "" : " ", what, cudaGetErrorName(code), cudaGetErrorString(code), file, line);
+  ErrorFacts facts;
+  facts.cuda_status = status;
+  fail_with(std::move(facts), of_the_card ? ErrorKind::kUnsupported : ErrorKind::kInternal,
+            "{}{}{}: {} ({}), {}:{}", call, what.empty() ? "" : " ", what, cudaGetErrorName(code),
+            cudaGetErrorString(code), file, line);
 }
 
 }  // namespace slidesparse

@@ -45,6 +45,14 @@ void take_off(const std::string& name, std::int64_t bytes) {
   book.in_use -= bytes;
 }
 
+ErrorFacts refusal(const Ledger& book, std::int64_t needed, std::int64_t free) {
+  ErrorFacts facts;
+  facts.needed_bytes = needed;
+  facts.free_bytes = free;
+  facts.holders.assign(book.by_name.begin(), book.by_name.end());
+  return facts;
+}
+
 std::string limit_words(const Ledger& book) {
   return book.limit == 0 ? std::string() : fmt::format(", limit {}", book.limit);
 }
@@ -57,16 +65,18 @@ DeviceBuffer::DeviceBuffer(std::int64_t bytes, std::string_view name) : size_(by
   Ledger& book = ledger();
   const std::scoped_lock lock(book.mutex);
   if (book.limit != 0 && bytes > book.limit - book.in_use) {
-    fail(ErrorKind::kUnsupported,
-         "device memory for \"{}\": {} bytes wanted, {} in use, limit {}; raise the limit or use less", name,
-         bytes, book.in_use, book.limit);
+    fail_with(refusal(book, bytes, book.limit - book.in_use), ErrorKind::kUnsupported,
+              "device memory for \"{}\": {} bytes wanted, {} in use, limit {}; raise the limit or use less",
+              name, bytes, book.in_use, book.limit);
   }
   void* pointer = nullptr;
   if (const cudaError_t error = cudaMalloc(&pointer, static_cast<std::size_t>(bytes)); error != cudaSuccess) {
     cudaGetLastError();
     if (error == cudaErrorMemoryAllocation) {
-      fail(ErrorKind::kUnsupported, "device memory for \"{}\": {} bytes wanted, {} free, {} in use here{}",
-           name, bytes, free_device_memory(), book.in_use, limit_words(book));
+      const std::int64_t free = free_device_memory();
+      fail_with(refusal(book, bytes, free), ErrorKind::kUnsupported,
+                "device memory for \"{}\": {} bytes wanted, {} free, {} in use here{}", name, bytes, free,
+                book.in_use, limit_words(book));
     }
     cuda_check(error, "cudaMalloc", fmt::format("of {} bytes for \"{}\"", bytes, name));
   }

@@ -40,8 +40,12 @@ CublasLtLibrary::CublasLtLibrary(std::string_view option) : library_(option, {kN
 
 void CublasLtLibrary::check(cublasStatus_t status, std::string_view call, std::string_view what) const {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(status == CUBLAS_STATUS_NOT_SUPPORTED ? ErrorKind::kUnsupported : ErrorKind::kInternal,
-       "{}: {} ({}) for {}", call, status_name(status), static_cast<int>(status), what);
+  ErrorFacts facts;
+  facts.library = "cublaslt";
+  facts.library_code = static_cast<std::int64_t>(status);
+  fail_with(std::move(facts),
+            status == CUBLAS_STATUS_NOT_SUPPORTED ? ErrorKind::kUnsupported : ErrorKind::kInternal,
+            "{}: {} ({}) for {}", call, status_name(status), static_cast<int>(status), what);
 }
 
 const CublasLtLibrary& cublaslt_library() {

@@ -59,8 +59,11 @@ void CusparseLtLibrary::check(cusparseStatus_t status, std::string_view call, st
   if (status == CUSPARSE_STATUS_SUCCESS) return;
   const bool cannot = status == CUSPARSE_STATUS_NOT_SUPPORTED || status == CUSPARSE_STATUS_ARCH_MISMATCH;
   const char* name = error_name(status);
-  fail(cannot ? ErrorKind::kUnsupported : ErrorKind::kInternal, "{}: {} ({}) for {}", call,
-       name == nullptr ? "unknown status" : name, static_cast<int>(status), what);
+  ErrorFacts facts;
+  facts.library = "cusparselt";
+  facts.library_code = static_cast<std::int64_t>(status);
+  fail_with(std::move(facts), cannot ? ErrorKind::kUnsupported : ErrorKind::kInternal, "{}: {} ({}) for {}",
+            call, name == nullptr ? "unknown status" : name, static_cast<int>(status), what);
 }
 
 const CusparseLtLibrary& cusparselt_library() {

@@ -22,9 +22,10 @@ struct PlannedModel {
 
 // Decides, before anything is on a card, which forms of the weights stay there: those that were asked for or,
 // where a largest step does not fit beside them, fewer. `options` says where the model runs; on the CPU there
-// is nothing to decide.
+// is nothing to decide. `budget` is the card's before anything of the bench is on it.
 PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config, WeightReader& reader,
-                              const ModelOptions& options, const BenchModelOptions& bench);
+                              const ModelOptions& options, const BenchModelOptions& bench,
+                              const MemoryBudget& budget);
 
 // Whether all of them fit beside each other at every M, so that they can be timed in turn.
 bool fit_together(const std::vector<PlannedModel>& models, const BenchModelOptions& bench);

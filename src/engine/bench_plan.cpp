@@ -1,4 +1,4 @@
-#include "cli/bench_plan.h"
+#include "engine/bench_plan.h"
 
 #include <algorithm>
 
@@ -24,14 +24,15 @@ std::int64_t most_bytes(const MemoryDemand& model, const BenchModelOptions& benc
 }  // namespace
 
 PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config, WeightReader& reader,
-                              const ModelOptions& options, const BenchModelOptions& bench) {
+                              const ModelOptions& options, const BenchModelOptions& bench,
+                              const MemoryBudget& budget) {
   PlannedModel model;
   model.name = name;
   model.options = options;
   if (options.device != DeviceKind::kCuda) return model;
   std::int64_t longest = 0;
   for (const std::int64_t m : bench.m) longest = std::max(longest, bench_length(bench.phase, m, bench));
-  const std::int64_t free = card_budget().free();
+  const std::int64_t free = budget.free();
   std::int64_t asked = 0;
   for (const WeightPolicy policy :
        {WeightPolicy::kFastest, WeightPolicy::kBalanced, WeightPolicy::kSmallest}) {
@@ -64,7 +65,8 @@ void fit_alone(PlannedModel& model, const BenchModelOptions& bench) {
     try {
       model.fits.push_back(fit_bench(model.demand, budget, bench, m));
     } catch (const Error& error) {
-      fail(error.kind(), "{}: {}", model.name, error.what());
+      fail_with(error.facts() != nullptr ? *error.facts() : ErrorFacts(), error.kind(), "{}: {}", model.name,
+                error.what());
     }
     if (!model.fits.back().note.empty()) spdlog::info("{} M={}: {}", model.name, m, model.fits.back().note);
   }

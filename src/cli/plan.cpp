@@ -1,0 +1,60 @@
+#include "sweep/plan.h"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "core/fail.h"
+#include "core/text.h"
+#include "model/presets.h"
+
+namespace slidesparse {
+
+void add_plan(CLI::App& app, const GlobalOptions&) {
+  CLI::App* plan = app.add_subcommand("plan", "Prints a plan for `sweep`: what is measured, and how");
+  plan->require_subcommand(1);
+  plan->footer("Example: slidesparse plan mission --memory-limit 22.4GiB > plan.json");
+
+  struct Command {
+    MissionOptions options;
+    std::string memory_limit;
+  };
+  auto command = std::make_shared<Command>();
+  CLI::App* mission = plan->add_subcommand(
+      "mission", "Four models, INT8 and FP8, dense and four patterns on every backend: prefill and decode");
+  mission
+      ->add_option("--models", command->options.models,
+                   fmt::format("Only these, a list of {}", fmt::join(preset_names(), ", ")))
+      ->delimiter(',');
+  mission->add_option("--memory-limit", command->memory_limit,
+                      "As if the card had only so much memory, 22.4GiB for example");
+  mission
+      ->add_option("--prefill-runs", command->options.prefill_runs,
+                   "Timed runs of each prefill at least (the original: 128)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  mission->add_flag("--native", command->options.native, "And our own kernels, on split weights");
+  mission->footer("Example: slidesparse plan mission --native > plan.json");
+  mission->callback([command] {
+    if (!command->memory_limit.empty()) {
+      const auto bytes = parse_bytes(command->memory_limit);
+      if (!bytes || *bytes == 0)
+        fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB",
+             printable(command->memory_limit));
+      command->options.memory_limit = *bytes;
+    }
+    const std::string text = plan_to_json(mission_plan(command->options));
+    plan_cells(parse_plan(text, "plan mission"));  // names that are no models are refused here
+    std::fputs(text.c_str(), stdout);
+  });
+
+  CLI::App* cpu = plan->add_subcommand("cpu", "The same for the CPU, with a model that it runs in minutes");
+  cpu->footer("Example: slidesparse plan cpu > plan.json");
+  cpu->callback([] { std::fputs(plan_to_json(cpu_plan()).c_str(), stdout); });
+}
+
+}  // namespace slidesparse
