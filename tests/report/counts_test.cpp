@@ -18,7 +18,6 @@ namespace slidesparse {
 namespace {
 
 using testing::CellSpec;
-using testing::EndSpec;
 using testing::TempDir;
 using testing::TestDatabase;
 

@@ -10,7 +10,6 @@
 namespace slidesparse {
 namespace {
 
-using testing::CellSpec;
 using testing::TempDir;
 using testing::TestDatabase;
 
