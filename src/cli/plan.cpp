@@ -6,18 +6,47 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "cli/commands.h"
 #include "core/fail.h"
 #include "core/text.h"
+#include "io/json.h"
 #include "model/presets.h"
+#include "sweep/card_forecast.h"
 
 namespace slidesparse {
 
 void add_plan(CLI::App& app, const GlobalOptions&) {
-  CLI::App* plan = app.add_subcommand("plan", "Prints a plan for `sweep`: what is measured, and how");
-  plan->require_subcommand(1);
-  plan->footer("Example: slidesparse plan mission --memory-limit 22.4GiB > plan.json");
+  CLI::App* plan = app.add_subcommand("plan", "Prints a plan for `sweep`, or what a card would run of one");
+  plan->require_subcommand(0, 1);
+  plan->footer(
+      "Examples: slidesparse plan mission --memory-limit 22.4GiB > plan.json\n"
+      "          slidesparse plan --card rtx4090 --file plan.json");
+  struct Forecast {
+    std::string card, file;
+  };
+  auto forecast = std::make_shared<Forecast>();
+  std::vector<std::string_view> cards;
+  for (const KnownCard& card : known_cards()) cards.push_back(card.name);
+  plan->add_option("--card", forecast->card,
+                   fmt::format("Compute what this card would run, without it: {}", fmt::join(cards, ", ")));
+  plan->add_option("--file", forecast->file, "With --card: the plan (default: the mission's)");
+  plan->callback([plan, forecast] {
+    if (!plan->get_subcommands().empty()) {
+      if (!forecast->card.empty() || !forecast->file.empty())
+        fail(ErrorKind::kUsage,
+             "plan: --card and --file go without a plan's name: plan --card NAME --file PLAN");
+      return;
+    }
+    if (forecast->card.empty()) fail(ErrorKind::kUsage, "plan: say which (mission, cpu), or --card NAME");
+    const KnownCard& card = known_card(forecast->card);
+    const SweepPlan asked = forecast->file.empty()
+                                ? mission_plan({})
+                                : parse_plan(read_text_file(forecast->file), forecast->file);
+    fmt::print("{}", forecast_table(card, forecast_card(card, plan_cells(asked))));
+  });
 
   struct Command {
     MissionOptions options;

@@ -68,7 +68,7 @@ class LinearMaker {
   CudaLinear make(FusedPlace place, const std::string& name, std::span<const WeightSource> members,
                   std::span<const std::int32_t> row_order = {}) {
     const GemmDesc desc = fused_desc(name, members, place == kHead ? DType::kF32 : DType::kBF16);
-    auto kernels = set_.of(desc);
+    auto kernels = place == kHead ? set_.of_head(desc) : set_.of(desc);
     step_.add(place, kernels);
     if (members.size() == 1 && row_order.empty()) return {name, std::move(kernels), members.front()};
     const LayerWeights joined = LayerWeights::joined(desc, members, 1, row_order);

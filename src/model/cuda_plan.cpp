@@ -58,6 +58,17 @@ std::shared_ptr<const CudaLinearKernels> KernelSet::of(const GemmDesc& desc) {
   return kernels;
 }
 
+std::shared_ptr<const CudaLinearKernels> KernelSet::of_head(const GemmDesc& desc) {
+  try {
+    return of(desc);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported || options_.choice.backends.empty()) throw;
+  }
+  CudaLinearOptions any = options_;
+  any.choice.backends.clear();
+  return KernelSet(any).of(desc);
+}
+
 void StepKernels::add(FusedPlace place, std::shared_ptr<const CudaLinearKernels> kernels) {
   auto& known = at_[static_cast<std::size_t>(place)];
   if (std::ranges::find(known, kernels) == known.end()) known.push_back(std::move(kernels));
@@ -121,7 +132,7 @@ MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const 
     step->add(static_cast<FusedPlace>(i % kPlacesOfLayer), kernels);
   }
   const WeightSource head = reader.head_shape({table.head, config.vocab, config.hidden});
-  step->add(kHead, set.of(fused_desc(table.head, std::span(&head, 1), DType::kF32)));
+  step->add(kHead, set.of_head(fused_desc(table.head, std::span(&head, 1), DType::kF32)));
   demand.head = head.dtype;
   demand.embedding_on_host = embedding_on_host(config, options.weights);
   demand.padded = padded_sequences;

@@ -29,6 +29,9 @@ class KernelSet {
   explicit KernelSet(CudaLinearOptions options) : options_(std::move(options)) {}
   // Throws kUnsupported where nothing can run it.
   std::shared_ptr<const CudaLinearKernels> of(const GemmDesc& desc);
+  // The same for the head. Backends are asked for the layers' sake: where none of them has a product for the
+  // head, any other's is taken.
+  std::shared_ptr<const CudaLinearKernels> of_head(const GemmDesc& desc);
 
  private:
   CudaLinearOptions options_;

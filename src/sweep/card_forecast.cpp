@@ -82,8 +82,8 @@ Kept kept_by(const KnownCard& card, const std::string& backend, const ModelConfi
       kept.scratch = kSumsOfTile;
     }
   } else if ((backend == "cutlass" || backend == "native") && !hopper) {
-    kept.why = fmt::format("{}'s kernels are for Hopper (compute capability 9.0), {} has {}.{}", backend, card.words,
-                           card.compute_capability / 10, card.compute_capability % 10);
+    kept.why = fmt::format("{}'s kernels are for Hopper (compute capability 9.0), {} has {}.{}", backend,
+                           card.words, card.compute_capability / 10, card.compute_capability % 10);
   } else if (backend == "cutlass") {
     kept.bytes = packed_linear_bytes(config, dtype, Pattern());
   } else if (backend == "native") {
@@ -140,8 +140,9 @@ CardForecast forecast(const KnownCard& card, const Cell& cell) {
   }
   const DType dtype = dtype_of(cell.dtype, "plan");
   const Pattern pattern = is_sparse(cell.pattern) ? Pattern::parse(cell.pattern) : Pattern();
-  const Kept kept = cell.backend == "auto" ? kept_by_any(card, *config, dtype, pattern, cell.layout)
-                                           : kept_by(card, cell.backend, *config, dtype, pattern, cell.layout);
+  const Kept kept = cell.backend == "auto"
+                        ? kept_by_any(card, *config, dtype, pattern, cell.layout)
+                        : kept_by(card, cell.backend, *config, dtype, pattern, cell.layout);
   if (!kept.bytes) {
     result.verdict = ForecastVerdict::kUnsupported;
     result.why = kept.why;
@@ -226,7 +227,8 @@ std::string forecast_table(const KnownCard& card, const std::vector<CardForecast
   std::map<ForecastVerdict, std::int64_t> counts;
   for (const CardForecast& one : forecasts) ++counts[one.verdict];
   std::string text = fmt::format(
-      "{}: {} of memory, {} held; cuSPARSELt's compressed rows take {} of a slid one ({}). Computed, nothing was run.\n",
+      "{}: {} of memory, {} held; cuSPARSELt's compressed rows take {} of a slid one ({}). Computed, nothing "
+      "was run.\n",
       card.words, format_bytes(static_cast<double>(card.memory_bytes)),
       format_bytes(static_cast<double>(card.held_bytes)), card.compressed_share,
       card.measured ? "measured on this generation" : "assumed from the nearest generation");
@@ -237,8 +239,8 @@ std::string forecast_table(const KnownCard& card, const std::vector<CardForecast
     if (one.verdict == ForecastVerdict::kFits || one.verdict == ForecastVerdict::kNotAsked) continue;
     text += fmt::format("{}: {}", cell_words(one.cell), verdict_words(one.verdict));
     if (one.verdict == ForecastVerdict::kSmaller) {
-      text += fmt::format(one.cell.phase == Phase::kDecode ? " (largest M {})" : " (in steps of {} tokens)",
-                          one.largest_m);
+      text += one.cell.phase == Phase::kDecode ? fmt::format(" (largest M {})", one.largest_m)
+                                               : fmt::format(" (in steps of {} tokens)", one.largest_m);
     }
     text += fmt::format(": {}\n", one.why);
   }

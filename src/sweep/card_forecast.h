@@ -12,8 +12,8 @@
 namespace slidesparse {
 
 struct KnownCard {
-  std::string_view name;   // "rtx4090"
-  std::string_view words;  // "NVIDIA GeForce RTX 4090, 24 GB"
+  std::string_view name;          // "rtx4090"
+  std::string_view words;         // "NVIDIA GeForce RTX 4090, 24 GB"
   std::int64_t memory_bytes = 0;  // as the driver states it
   std::int64_t held_bytes = 0;    // by the driver, a context and, on a desktop card, a screen
   int compute_capability = 0;     // 89
@@ -35,10 +35,10 @@ enum class ForecastVerdict {
 struct CardForecast {
   Cell cell;
   ForecastVerdict verdict = ForecastVerdict::kNotAsked;
-  std::int64_t weight_bytes = 0;   // linears, in the smallest form that the backend has
-  std::int64_t needed_bytes = 0;   // at the M asked for, in one step, with what the driver holds
-  std::int64_t largest_m = 0;      // kSmaller: that is run (decode), or tokens of a step (prefill)
-  std::string why;                 // in bytes or in words; empty when it fits
+  std::int64_t weight_bytes = 0;  // linears, in the smallest form that the backend has
+  std::int64_t needed_bytes = 0;  // at the M asked for, in one step, with what the driver holds
+  std::int64_t largest_m = 0;     // kSmaller: that is run (decode), or tokens of a step (prefill)
+  std::string why;                // in bytes or in words; empty when it fits
 };
 
 // Every prefill and decode cell of known shapes; cells of directories need the directory. `memory_limit` of a

@@ -116,6 +116,7 @@ void add_row(const BenchModelRow& row, const MachineLimits& limits, CellResult& 
   result.measure("sparse_share", "1", row.sparse_share);
   result.measure("share_of_limit", "1", share_of_limit(row, limits));
   if (!row.note.empty()) result.attributes["note"] = row.note;
+  if (!row.attention.empty()) result.attributes["attention"] = row.attention;
   add_kernels(row, result);
 }
 
@@ -179,10 +180,11 @@ const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
   model_.reset();  // there may be no room for both
   const double start = now_seconds();
   if (is_known_shape(cell.model)) {
-    model_.emplace(Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
-                                 dtype_of(cell.options.head, "head"),
-                                 static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options,
-                                 layout_of(cell)));
+    model_.emplace(
+        Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
+                      dtype_of(cell.options.head, "head"),
+                      static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options, layout_of(cell),
+                      options.device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn));
   } else {
     model_.emplace(Model::load(cell.model, options));
   }
