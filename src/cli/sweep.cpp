@@ -57,7 +57,8 @@ SweepOptions sweep_options(const SweepCommand& command, const GlobalOptions& glo
   const std::filesystem::path database = command.database;
   options.work = (command.work.empty() ? database.parent_path() : std::filesystem::path(command.work)) /
                  (database.filename().string() + ".work");
-  options.cache = command.cache.empty() ? default_tuning_cache() : command.cache;
+  options.cache_asked = !command.cache.empty();
+  options.cache = options.cache_asked ? command.cache : default_tuning_cache();
   options.worker = worker_command(global);
   options.command = fmt::format("slidesparse sweep {} --db {}{}", command.plan, command.database,
                                 command.deadline.empty() ? "" : " --deadline " + command.deadline);
@@ -124,7 +125,7 @@ void add_sweep(CLI::App& app, const GlobalOptions& global) {
   command->add_option("--inject", options->inject)->group("");  // for tests: docs/sweep.md
   command->footer(
       "Ctrl-C finishes the running cell and stops; the same command goes on.\n"
-      "Example: slidesparse plan mission > plan.json && slidesparse sweep plan.json --db results.db");
+      "Example: slidesparse sweep plan.json --db results.db --deadline 9m");
   command->callback([options, &global] { run(*options, global); });
 }
 

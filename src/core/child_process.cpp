@@ -23,6 +23,8 @@ namespace {
 constexpr std::size_t kLogBytes = 4096;
 constexpr std::size_t kLongestLine = std::size_t{64} << 20;
 constexpr int kLogged = 1;
+// A killed process that is still there then waits for something in the kernel.
+constexpr double kKilledSeconds = 30;
 
 [[noreturn]] void fail_start(const char* what) {
   fail(ErrorKind::kIo, "cannot start another process: {}: {}", what, std::strerror(errno));
@@ -82,7 +84,8 @@ ChildProcess::ChildProcess(const std::vector<std::string>& command) {
 ChildProcess::~ChildProcess() {
   if (pid_ > 0) {
     kill();
-    ::waitpid(pid_, nullptr, 0);
+    int status = 0;
+    reap(now_seconds() + kKilledSeconds, status);
   }
   if (socket_ >= 0) ::close(socket_);
   ::close(log_);
@@ -155,6 +158,14 @@ void ChildProcess::kill() {
   if (pid_ > 0) ::kill(-pid_, SIGKILL);
 }
 
+bool ChildProcess::reap(double deadline, int& status) const {
+  while (::waitpid(pid_, &status, WNOHANG) == 0) {
+    if (now_seconds() >= deadline) return false;
+    ::usleep(1000);
+  }
+  return true;
+}
+
 int ChildProcess::wait(double seconds) {
   const double deadline = now_seconds() + seconds;
   int status = 0;
@@ -162,14 +173,10 @@ int ChildProcess::wait(double seconds) {
   // Its socket closes when it ends; what it still sends is of no use any more.
   while (next_line(deadline, line) == Got::kLine) {
   }
-  while (::waitpid(pid_, &status, WNOHANG) == 0) {
-    if (now_seconds() < deadline) {
-      ::usleep(1000);
-      continue;
-    }
+  if (!reap(deadline, status)) {
     kill();
-    ::waitpid(pid_, &status, 0);
-    break;
+    if (!reap(now_seconds() + kKilledSeconds, status))
+      fail(ErrorKind::kIo, "process {} does not end when it is killed: a driver holds it", pid_);
   }
   read_log();
   pid_ = -1;

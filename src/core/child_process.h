@@ -38,11 +38,12 @@ class ChildProcess {
   // No more lines are sent; a child that reads them then ends.
   void close_input();
   void kill();
-  // Waits for it for `seconds`, then kills it; the status of waitpid().
+  // Waits for it for `seconds`, then kills it; the status of waitpid(). Throws kIo when that does not end it.
   int wait(double seconds);
 
  private:
   void read_log();
+  bool reap(double deadline, int& status) const;  // false when it is still there
 
   pid_t pid_ = -1;
   int socket_ = -1;

@@ -35,8 +35,7 @@ std::string directory_sha256(const fs::path& directory) {
 
 fs::path source_of(const WorkerSetup& setup, const Cell& cell, const std::function<void(bool)>& loading) {
   if (!is_known_shape(cell.model)) return cell.model;
-  const fs::path source =
-      fs::path(setup.work) / fmt::format("{}-{}", cell.model, cell.options.seed.value_or(0));
+  fs::path source = fs::path(setup.work) / fmt::format("{}-{}", cell.model, cell.options.seed.value_or(0));
   if (fs::exists(source)) return source;  // complete: it gets its name at its end
   loading(true);
   RandomModelOptions options;

@@ -8,16 +8,16 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 
 #include "core/fail.h"
 #include "core/text.h"
-#include "io/json.h"
 
 namespace slidesparse {
 namespace {
 
 constexpr std::size_t kMostBytes = 4096;
-constexpr int kLooks = 5;
+constexpr int kLooks = 50;
 constexpr unsigned kLookMicroseconds = 20'000;
 
 std::filesystem::path lock_path(const std::filesystem::path& database) {
@@ -50,13 +50,9 @@ SweepOwner SweepOwner::self() {
   SweepOwner owner;
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) == 0) owner.host = printable(host.data(), 100);
-  std::string boot;
-  try {
-    boot = read_text_file("/proc/sys/kernel/random/boot_id", 100);
-  } catch (const Error&) {
-    boot = "unknown";  // a system without /proc
-  }
-  owner.boot_id = printable(boot.substr(0, boot.find('\n')), 60);
+  std::string boot = "unknown";  // on a system without /proc
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  owner.boot_id = printable(boot, 60);
   owner.pid = ::getpid();
   owner.started_at = utc_now();
   return owner;
@@ -70,7 +66,7 @@ SweepLock::SweepLock(const std::filesystem::path& database, const SweepOwner& ow
   const std::string path = lock_path(database).string();
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) fail(ErrorKind::kIo, "{}: cannot be opened: {}", printable(path, 300), std::strerror(errno));
-  // Who only looks holds it for a moment.
+  // Who only looks holds it for a moment, and a process that a killed sweep was just starting until it runs.
   int refused = ::flock(fd_, LOCK_EX | LOCK_NB);
   for (int look = 0; refused != 0 && errno == EWOULDBLOCK && look < kLooks; ++look) {
     ::usleep(kLookMicroseconds);

@@ -81,7 +81,7 @@ std::string read_layout(const Json& object, const std::string& where) {
 
 std::string one_of(const Json& object, const char* name, const std::string& where,
                    std::initializer_list<std::string_view> possible) {
-  const std::string value = json_string_or(object, name, where, std::string(*possible.begin()));
+  std::string value = json_string_or(object, name, where, std::string(*possible.begin()));
   if (std::find(possible.begin(), possible.end(), value) == possible.end())
     fail_input("{}: {} \"{}\": possible are {}", where, name, printable(value, 40),
                fmt::join(possible, ", "));

@@ -1,6 +1,10 @@
 #include "sweep/status.h"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <string>
+#include <vector>
 
 #include "core/text.h"
 #include "sweep/cell.h"
@@ -89,15 +93,15 @@ std::string recent(const SqliteConnection& connection) {
       "FROM outcome JOIN attempt ON attempt.id = outcome.attempt JOIN cell ON cell.id = "
       "attempt.cell LEFT JOIN measurement ON measurement.attempt = attempt.id AND "
       "measurement.name = 'tokens_per_second' ORDER BY outcome.attempt DESC LIMIT 5");
-  std::string text;
+  std::vector<std::string> lines;  // the newest first
   while (select.step()) {
     const std::string message = select.text(3);
-    text = fmt::format("{} {}: {}{}{}\n", select.text(0), words_of(select.text(1)), select.text(2),
-                       select.null(4) ? "" : fmt::format(", {:.5g} tokens/s", select.real(4)),
-                       message.empty() ? "" : ": " + printable(message, 200)) +
-           text;
+    lines.push_back(fmt::format("{} {}: {}{}{}\n", select.text(0), words_of(select.text(1)), select.text(2),
+                                select.null(4) ? "" : fmt::format(", {:.5g} tokens/s", select.real(4)),
+                                message.empty() ? "" : ": " + printable(message, 200)));
   }
-  return text.empty() ? text : "last:\n" + text;
+  if (lines.empty()) return {};
+  return fmt::format("last:\n{}", fmt::join(lines.rbegin(), lines.rend(), ""));
 }
 
 }  // namespace

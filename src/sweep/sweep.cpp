@@ -48,8 +48,8 @@ class Sweep {
   Sweep(const SweepOptions& options, const SweepOwner& owner, const std::string& left_by)
       : options_(options),
         device_(sweep_device(options.plan)),
-        journal_(options.database),
         progress_(options.plan, device_ == "cuda"),
+        journal_(options.database),
         until_(options.deadline > 0 ? now_seconds() + options.deadline
                                     : std::numeric_limits<double>::infinity()) {
     machine_ = ask_machine(options.worker, device_, false, kMachineSeconds);
@@ -57,9 +57,10 @@ class Sweep {
     std::vector<Cell> cells;
     for (const CellState& state : progress_.cells()) cells.push_back(state.cell);
     const std::int64_t machine = journal_.machine(machine_);
+    const bool measured = find_limits(machine);
     const std::int64_t plan = journal_.plan(options.plan.name, options.plan_text, cells);
     run_ = journal_.begin_run(plan, machine, owner, options.command);
-    find_limits(machine);
+    if (measured) journal_.event(run_, {}, kLimitsLevel, limits_text(machine_.limits));
     progress_.recall(journal_, machine, options.any_version, options.retry_failed);
     if (!left_by.empty()) tell("the last sweep did not end cleanly: " + left_by);
     if (closed > 0) tell(fmt::format("{} attempts that it left open are closed as interrupted", closed));
@@ -96,14 +97,14 @@ class Sweep {
   }
 
  private:
-  // Measured once for a kind of machine, then remembered.
-  void find_limits(std::int64_t machine) {
+  // Those that the database has of such a machine, or measured now: then true.
+  bool find_limits(std::int64_t machine) {
     if (const auto known = journal_.last_event(machine, kLimitsLevel)) {
       machine_.limits = parse_limits(*known, options_.database.string());
-      return;
+      return false;
     }
     machine_.limits = ask_machine(options_.worker, device_, true, kMachineSeconds).limits;
-    journal_.event(run_, {}, kLimitsLevel, limits_text(machine_.limits));
+    return true;
   }
 
   // Cells that share a worker, each group where its first one stands in the plan.
@@ -154,9 +155,11 @@ class Sweep {
     return setup;
   }
 
-  // On the CPU kernels are chosen by rule unless this plan tunes them, so that figures repeat.
+  // On the CPU kernels are chosen by rule unless this plan tunes them or a file is named, so that figures
+  // repeat.
   std::string cache() const {
-    return device_ == "cpu" && !options_.plan.tune && !options_.plan.gemm ? std::string() : options_.cache;
+    const bool used = device_ == "cuda" || options_.plan.tune || options_.plan.gemm || options_.cache_asked;
+    return used ? options_.cache : std::string();
   }
 
   // False when the sweep's time was up before the cell's end.
@@ -237,8 +240,8 @@ class Sweep {
 
   const SweepOptions& options_;
   std::string device_;
-  SweepJournal journal_;
   PlanProgress progress_;
+  SweepJournal journal_;
   double until_;
   SweepMachine machine_;
   std::int64_t run_ = 0;

@@ -17,6 +17,7 @@ struct SweepOptions {
   std::filesystem::path database;
   std::filesystem::path work;         // for what is deleted again; removed at the end
   std::string cache;                  // measured kernels
+  bool cache_asked = false;           // use it on the CPU, too, where nothing of the plan tunes
   std::vector<std::string> worker;    // the command that runs run_sweep_worker()
   std::string command;                // that started this sweep: for the record
   double deadline = 0;                // seconds; 0: none

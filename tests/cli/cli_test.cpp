@@ -88,6 +88,34 @@ TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
   EXPECT_THAT(top.out, HasSubstr("Exit codes: 0 done, 1 failed, 2 wrong use"));
 }
 
+TEST_F(Cli, PlansAreSweptAndTheirErrorsNameThem) {
+  expect_error(run({"plan"}), 2, {"subcommand"});
+  expect_error(run({"plan", "mission", "--memory-limit", "much"}), 2, {"--memory-limit much"});
+  expect_error(run({"plan", "mission", "--models", "nothing"}), 1, {"nothing"});
+  const std::string database = path("results.db");
+  expect_error(run({"sweep", "--db", database}), 2, {"slidesparse plan mission"});
+  expect_error(run({"sweep", path("text.txt"), "--db", database}), 1, {"text.txt"});
+  expect_error(run({"sweep", "--status", "--db", database}), 1, {"results.db"});
+  const Result mission = run({"plan", "mission"});
+  EXPECT_EQ(mission.code, 0);
+  std::ofstream(path("mission.json")) << mission.out;
+  const std::vector<std::string> sweep{"sweep", path("mission.json"), "--db", database};
+  expect_error(run(sweep), 1, {"mission", "card", "slidesparse plan cpu"});
+  expect_error(run({"sweep", path("mission.json"), "--db", database, "--deadline", "soon"}), 2,
+               {"--deadline soon"});
+  const Result listed = run({"sweep", path("mission.json"), "--db", database, "--dry-run"});
+  EXPECT_EQ(listed.code, 0);
+  EXPECT_THAT(listed.out, HasSubstr("mission: 1032 cells, 0 measured, 0 given up, 1032 open, about"));
+  EXPECT_FALSE(fs::exists(database));
+  // Nothing of it can run in no time at all, but everything around it does.
+  std::ofstream(path("cpu.json")) << run({"plan", "cpu"}).out;
+  const Result stopped =
+      run({"sweep", path("cpu.json"), "--db", database, "--deadline", "0.001s", "--cache", path("t.json")});
+  EXPECT_EQ(stopped.code, 0) << stopped.err;
+  EXPECT_THAT(stopped.out, HasSubstr("0 of 29 cells measured, 0 given up, 29 open; stopped by --deadline"));
+  EXPECT_THAT(run({"sweep", "--status", "--db", database}).out, HasSubstr("plan cpu on"));
+}
+
 TEST_F(Cli, WrongUseExitsWithTwo) {
   expect_error(run({}), 2, {"subcommand"});
   expect_error(run({"frobnicate"}), 2, {"frobnicate"});

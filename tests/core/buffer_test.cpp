@@ -17,6 +17,12 @@ TEST(Buffer, IsAligned) {
 
 TEST(Buffer, RefusesWhatDoesNotExist) {
   EXPECT_THROW(Buffer(std::size_t{1} << 62), Error);
+  try {
+    const Buffer buffer(std::size_t{1} << 60);
+  } catch (const Error& error) {
+    ASSERT_NE(error.facts(), nullptr);
+    EXPECT_EQ(error.facts()->needed_bytes, std::int64_t{1} << 60);
+  }
 }
 
 TEST(Arena, GivesBackInStackOrder) {

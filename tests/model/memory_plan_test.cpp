@@ -11,7 +11,9 @@
 namespace slidesparse {
 namespace {
 
+using testing::Contains;
 using testing::HasSubstr;
+using testing::Pair;
 
 constexpr double kGiB = 1 << 30;
 constexpr double kHopper = 0.625, kAda = 0.75;  // bytes a byte of slid row
@@ -198,6 +200,11 @@ TEST(MemoryPlan, WhatDoesNotFitSaysWhoTakesItAndWhatWould) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
     message = error.what();
+    ASSERT_NE(error.facts(), nullptr);
+    EXPECT_TRUE(error.facts()->planned);
+    EXPECT_EQ(error.facts()->needed_bytes, bytes_of(plan_memory(demand)));
+    EXPECT_EQ(error.facts()->free_bytes, budget().free());
+    EXPECT_THAT(error.facts()->holders, Contains(Pair("KV cache", 13690208256)));
   }
   EXPECT_THAT(message, HasSubstr("linears 12.3"));
   EXPECT_THAT(message, HasSubstr("KV cache 12.75 GiB"));

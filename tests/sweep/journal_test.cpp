@@ -139,6 +139,7 @@ TEST(Lock, SaysWhoHoldsItAndWhoLeftIt) {
   const auto database = directory / "results.db";
   SweepOwner owner = SweepOwner::self();
   EXPECT_EQ(SweepLock::holder(database), "");
+  EXPECT_NE(owner.boot_id, "");
   {
     const SweepLock lock(database, owner);
     EXPECT_EQ(lock.left_by(), "");

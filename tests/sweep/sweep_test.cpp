@@ -186,6 +186,25 @@ TEST(Sweep, WhatWasGivenUpIsTriedAgainWhenAsked) {
   EXPECT_EQ(query_number(folder.database(), "SELECT max(number) FROM attempt"), 2);
 }
 
+// A card that is lost takes every process with it that looks for it: a sweep must not run through its cells
+// then.
+TEST(Sweep, StopsWhenTheMachineIsGoneAndGoesOn) {
+  const SweepFolder folder;
+  SweepOptions options = folder.options();
+  const std::string gone = folder.path("gone").string();
+  std::string program;
+  for (const std::string& word : options.worker) program += " " + word;
+  options.worker = {"/bin/sh", "-c", "test -e " + gone + " && exit 1; exec" + program};
+  options.say = [&](const std::string& line) {
+    if (line.starts_with("[1/8]")) testing::write_text(gone, "");
+  };
+  options.injections = {parse_injection("killed@2")};
+  EXPECT_THAT(error_of([&] { run_sweep(options); }), HasSubstr("the machine is not what it was"));
+  EXPECT_EQ(query_text(folder.database(), "SELECT group_concat(class) FROM outcome"), "ok,interrupted");
+  EXPECT_EQ(query_text(folder.database(), "SELECT reason FROM run_end"), "failed");
+  EXPECT_EQ(run_sweep(folder.options()).measured, 8);
+}
+
 TEST(Sweep, AMachineThatDoesNotAnswerIsSaid) {
   const SweepFolder folder;
   SweepOptions options = folder.options();

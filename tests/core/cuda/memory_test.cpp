@@ -15,7 +15,9 @@ namespace slidesparse {
 namespace {
 
 using testing::AllOf;
+using testing::Contains;
 using testing::HasSubstr;
+using testing::Pair;
 
 class CudaMemory : public testing::Test {
  protected:
@@ -60,6 +62,15 @@ TEST_F(CudaMemory, LimitMakesACardSmaller) {
   EXPECT_THAT(message_of([] { DeviceBuffer b(2 << 20, "second"); }),
               AllOf(HasSubstr("second"), HasSubstr("2097152 bytes wanted"), HasSubstr("limit")));
   EXPECT_NO_THROW(DeviceBuffer(1 << 20, "third"));
+  try {
+    const DeviceBuffer b(2 << 20, "fourth");
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    ASSERT_NE(error.facts(), nullptr);
+    EXPECT_EQ(error.facts()->needed_bytes, 2 << 20);
+    EXPECT_EQ(error.facts()->free_bytes, 1 << 20);
+    EXPECT_THAT(error.facts()->holders, Contains(Pair("first", 2 << 20)));
+  }
 }
 
 TEST_F(CudaMemory, MoreThanTheCardHasIsOneClearError) {
