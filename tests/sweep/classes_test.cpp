@@ -69,7 +69,7 @@ TEST(Classes, AreRecognisedAndLeaveTheOthersAlone) {
         "WHERE cell.m = {} AND class = '{}'",
         2 * (i + 1), injected.outcome);
     const auto count = [&](const std::string& condition) {
-      return query_number(folder.database(), "SELECT count(*) " + of_cell + " AND " + condition);
+      return query_number(folder.database(), fmt::format("SELECT count(*) {} AND {}", of_cell, condition));
     };
     EXPECT_EQ(count("TRUE"), injected.attempts);
     EXPECT_EQ(count(injected.condition), injected.attempts)

@@ -11,7 +11,6 @@
 namespace slidesparse {
 namespace {
 
-using testing::error_of;
 using testing::kind_of;
 
 TEST(Messages, ResultsComeBack) {
