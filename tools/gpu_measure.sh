@@ -12,10 +12,12 @@
 #   native    our Hopper kernels on split weights: layers, then whole models
 #   limited_decode  of limited, what its smallest weights are for
 #   shares    where the time of a step goes (ncu)
-# SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M.
+#   sweep     the mission's matrix, resumed from $SLIDESPARSE_MEASURE_OUT/results.db, and its report
+# SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M,
+# SLIDESPARSE_MEASURE_PLAN and SLIDESPARSE_MEASURE_DEADLINE are sweep's options of `plan mission` and its time (9m).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,17s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,18s/^# //p' "$0" >&2; exit 2; }
 here=$1
 run=$here/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
@@ -137,6 +139,13 @@ step_shares() {
     LD_LIBRARY_PATH="$here/lib" ncu --csv --print-kernel-base function --metrics gpu__time_duration.sum --clock-control none "$here/bin/slidesparse" --quiet bench $what \
       --model qwen2.5-7b --dtype fp8 --patterns dense --runs 1 --cache "$cache" | { echo "== $what"; python3 tools/step_shares.py; }
   done
+}
+
+step_sweep() {
+  # shellcheck disable=SC2086
+  slidesparse plan mission --native --no-convert ${SLIDESPARSE_MEASURE_PLAN:-} | tail -n +2 >"$out/plan.json"
+  slidesparse sweep "$out/plan.json" --db "$out/results.db" --cache "$cache" --deadline "${SLIDESPARSE_MEASURE_DEADLINE:-9m}"
+  slidesparse --quiet report "$out/results.db" --out "$out/report"
 }
 
 for step in "$@"; do

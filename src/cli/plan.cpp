@@ -59,6 +59,8 @@ void add_plan(CLI::App& app, const GlobalOptions&) {
       ->add_option("--models", command->options.models,
                    fmt::format("Only these, a list of {}", fmt::join(preset_names(), ", ")))
       ->delimiter(',');
+  mission->add_option("--dtype", command->options.dtypes, "Only these, a list of int8, fp8")->delimiter(',');
+  mission->add_flag("!--no-convert", command->options.convert, "Leave out the conversions");
   mission->add_option("--memory-limit", command->memory_limit,
                       "As if the card had only so much memory, 22.4GiB for example");
   mission

@@ -261,10 +261,11 @@ SweepPlan mission_plan(const MissionOptions& options) {
   plan.name = "mission";
   plan.models = options.models;
   if (plan.models.empty()) plan.models = {"llama3.2-1b", "llama3.2-3b", "qwen2.5-7b", "qwen2.5-14b"};
-  plan.dtypes = {"int8", "fp8"};
+  plan.dtypes = options.dtypes;
+  if (plan.dtypes.empty()) plan.dtypes = {"int8", "fp8"};
   plan.rows = {{"cublaslt", {"dense"}}, {"cutlass", {"dense"}}, {"cusparselt", sparse}, {"auto", sparse}};
   if (options.native) plan.rows.push_back({"native", sparse, "split"});
-  plan.convert = ConvertPhase{sparse};
+  if (options.convert) plan.convert = ConvertPhase{sparse};
   plan.tune.emplace();
   plan.prefill = PrefillPhase{{512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}, options.prefill_runs, 1};
   plan.decode = DecodePhase{{64, 128, 256, 512}};

@@ -105,6 +105,8 @@ std::vector<Cell> plan_cells(const SweepPlan& plan,
 
 struct MissionOptions {
   std::vector<std::string> models;  // empty: the mission's four
+  std::vector<std::string> dtypes;  // empty: int8 and fp8
+  bool convert = true;              // every variant of the models, before anything is measured
   std::int64_t memory_limit = 0;
   std::int64_t prefill_runs = 3;  // the original's: 128
   bool native = false;            // and our own kernels on split weights

@@ -71,6 +71,12 @@ TEST(Plan, TheMissionsMatrix) {
       EXPECT_EQ(cell.options.runs, 128);
     }
   }
+  options.convert = false;
+  options.dtypes = {"fp8"};
+  options.models = {"llama3.2-1b"};
+  counts = count(plan_cells(mission_plan(options)));
+  EXPECT_EQ(counts.count(Phase::kConvert), 0u);
+  EXPECT_EQ(counts[Phase::kPrefill], 14 * 8);
 }
 
 // Preparation first; then everything that one process runs stands together.
