@@ -1,5 +1,7 @@
 // kill -9 of a sweep or of its worker at any moment: nothing that was measured is lost, nothing is there
-// twice. SLIDESPARSE_KILLS says how many times (6).
+// twice, and the report is that of an undisturbed sweep but for times. SLIDESPARSE_KILLS says how many times
+// (6).
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -10,9 +12,12 @@
 #include <cstdlib>
 #include <fstream>
 #include <random>
+#include <set>
+#include <string>
 #include <thread>
 
 #include "core/samples.h"
+#include "io/json.h"
 #include "sweep/sqlite.h"
 #include "sweep/sweep_test_tools.h"
 
@@ -105,6 +110,32 @@ std::int64_t disturbed_attempts(const SweepFolder& folder) {
   return query_number(folder.database(), "SELECT count(*) FROM outcome WHERE class <> 'ok'");
 }
 
+void remove_database(const SweepFolder& folder) {
+  for (const char* end : {"", "-wal", "-shm", ".lock"})
+    std::filesystem::remove(folder.database().string() + end);
+}
+
+// What a report says of the cells, without what a clock decides: identity, state, command, attributes, which
+// figures there are, and those that are the same on every run.
+Json lasting_report(const SweepFolder& folder) {
+  const std::filesystem::path out = folder.path("report");
+  const std::string command = fmt::format("'{}' --quiet report '{}' --out '{}'", SLIDESPARSE_PROGRAM,
+                                          folder.database().string(), out.string());
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  const Json report = Json::parse(testing::read_text(out / "report.json"));
+  Json lasting{{"count", report.at("count")}, {"sections", report.at("sections")}, {"cells", Json::array()}};
+  for (Json cell : report.at("cells")) {
+    for (const char* by_clock : {"attempts", "speed_up", "machine", "outcome"}) cell.erase(by_clock);
+    for (auto& [name, figure] : cell.at("figures").items()) {
+      static const std::set<std::string> kSame{"step_tokens",  "sequences", "weight_bytes",
+                                               "sparse_share", "bytes",     "source_bytes"};
+      if (kSame.count(name) == 0) figure = figure.at("unit");
+    }
+    lasting["cells"].push_back(std::move(cell));
+  }
+  return lasting;
+}
+
 TEST(Kill, LosesAndDoublesNothing) {
   const SweepFolder folder;
   SweepPlan plan = folder.plan();
@@ -127,8 +158,7 @@ TEST(Kill, LosesAndDoublesNothing) {
                              "attempt.id WHERE class = 'ok'"),
                 cells);
       disturbed += disturbed_attempts(folder);
-      for (const char* end : {"", "-wal", "-shm", ".lock"})
-        std::filesystem::remove(folder.database().string() + end);
+      remove_database(folder);
       recorded = 0;
     }
     ++rounds;
@@ -184,6 +214,12 @@ TEST(Kill, LosesAndDoublesNothing) {
   EXPECT_FALSE(std::filesystem::exists(folder.database().string() + ".work"));
   disturbed += disturbed_attempts(folder);
   EXPECT_GT(disturbed, 0) << "no kill met a cell";
+  const Json after_kills = lasting_report(folder);
+  EXPECT_EQ(after_kills.at("cells").size(), static_cast<std::size_t>(cells));
+  remove_database(folder);
+  RunningSweep undisturbed(folder);
+  EXPECT_EQ(undisturbed.wait(), 0);
+  EXPECT_EQ(after_kills, lasting_report(folder)) << Json::diff(after_kills, lasting_report(folder)).dump(1);
   ::testing::Test::RecordProperty("kills", done);
   ::testing::Test::RecordProperty("disturbed", static_cast<int>(disturbed));
   std::printf("%d kills, %d attempts were running\n", done, static_cast<int>(disturbed));
