@@ -21,9 +21,7 @@ namespace slidesparse {
 void add_plan(CLI::App& app, const GlobalOptions&) {
   CLI::App* plan = app.add_subcommand("plan", "Prints a plan for `sweep`, or what a card would run of one");
   plan->require_subcommand(0, 1);
-  plan->footer(
-      "Examples: slidesparse plan mission --memory-limit 22.4GiB > plan.json\n"
-      "          slidesparse plan --card rtx4090 --file plan.json");
+  plan->footer("Example: slidesparse plan --card rtx4090 --file plan.json");
   struct Forecast {
     std::string card, file;
   };
@@ -40,7 +38,8 @@ void add_plan(CLI::App& app, const GlobalOptions&) {
              "plan: --card and --file go without a plan's name: plan --card NAME --file PLAN");
       return;
     }
-    if (forecast->card.empty()) fail(ErrorKind::kUsage, "plan: say which (mission, cpu), or --card NAME");
+    if (forecast->card.empty())
+      fail(ErrorKind::kUsage, "plan: a subcommand is required (mission, cpu), or --card NAME");
     const KnownCard& card = known_card(forecast->card);
     const SweepPlan asked = forecast->file.empty()
                                 ? mission_plan({})

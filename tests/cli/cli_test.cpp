@@ -90,12 +90,16 @@ TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
 
 TEST_F(Cli, PlansAreSweptAndTheirErrorsNameThem) {
   expect_error(run({"plan"}), 2, {"subcommand"});
+  expect_error(run({"plan", "--card", "voodoo2"}), 2, {"voodoo2", "rtx4090"});
+  expect_error(run({"plan", "--card", "h200", "mission"}), 2, {"--card"});
+  EXPECT_THAT(run({"plan", "--card", "h200"}).out, HasSubstr("1032 cells:"));
   expect_error(run({"plan", "mission", "--memory-limit", "much"}), 2, {"--memory-limit much"});
   expect_error(run({"plan", "mission", "--models", "nothing"}), 1, {"nothing"});
   const std::string database = path("results.db");
   expect_error(run({"sweep", "--db", database}), 2, {"slidesparse plan mission"});
   expect_error(run({"sweep", path("text.txt"), "--db", database}), 1, {"text.txt"});
   expect_error(run({"sweep", "--status", "--db", database}), 1, {"results.db"});
+  EXPECT_THAT(run({"plan", "mission", "--no-convert", "--dtype", "fp8"}).out, Not(HasSubstr("convert\": {")));
   const Result mission = run({"plan", "mission"});
   EXPECT_EQ(mission.code, 0);
   std::ofstream(path("mission.json")) << mission.out;
