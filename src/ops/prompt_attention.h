@@ -16,7 +16,7 @@ struct PromptShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
-  auto operator<=>(const PromptShape&) const = default;
+  auto operator<=>(const PromptShape&) const = default;  // NOLINT(modernize-use-nullptr): there is no zero
 };
 
 // Device pointers on boundaries of 16 bytes; a token's rows follow the token's before it.
