@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -58,11 +59,62 @@ __m128i load_values(const std::uint8_t* from, std::int64_t available) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(copy));
 }
 
+// Shuffles of 8 lanes of bytes, by the codes of the groups that they are: one of 6:8, two of 2:4.
+constexpr std::array<std::uint64_t, 64> make_half_shuffles(Pattern pattern, int first_value) {
+  std::array<std::uint64_t, 64> table{};
+  for (std::size_t codes = 0; codes < table.size(); ++codes) {
+    int value = first_value;
+    for (int first = 0; first < 8; first += pattern.group()) {
+      const int shift = first / pattern.group() * pattern.code_bits();
+      const int code = static_cast<int>(codes >> shift) & ((1 << pattern.code_bits()) - 1);
+      const bool known = code < code_count(pattern);
+      const DroppedPair dropped = known ? decode_pair(code) : DroppedPair{0, 0};
+      for (int lane = 0; lane < pattern.group(); ++lane) {
+        const bool kept = known && lane != dropped.a && lane != dropped.b;
+        table[codes] |= static_cast<std::uint64_t>(kept ? value++ : kZeroLane) << (8 * (first + lane));
+      }
+      if (!known) value += pattern.kept();
+    }
+  }
+  return table;
+}
+
+// One packed block of bytes whose groups make up 8 lanes: 16 lanes at a time, because decoding a token is
+// bound by this. `out` has room for the block.
+template <int N>
+void expand_packed_bytes(const GemmRows& rows, const std::uint8_t* values, const std::uint8_t* codes,
+                         std::int64_t block, std::uint8_t* out) {
+  constexpr Pattern kPattern = Pattern::of_half_group(N);
+  constexpr int kHalfBits = 8 / kPattern.group() * kPattern.code_bits();
+  constexpr int kHalfValues = 8 / kPattern.group() * kPattern.kept();
+  constexpr std::uint64_t kMask = (std::uint64_t{1} << kHalfBits) - 1;
+  static constexpr auto kLower = make_half_shuffles(kPattern, 0);
+  static constexpr auto kUpper = make_half_shuffles(kPattern, kHalfValues);
+  // The codes of a block, eight halves, begin on a byte: kHalfBits of them.
+  const std::int64_t at = block * kHalfBits;
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, codes + at, static_cast<std::size_t>(std::min<std::int64_t>(8, rows.code_stride - at)));
+  for (int i = 0; i < kBlockSlots / 16; ++i) {
+    const std::int64_t value = (block * 8 + 2 * i) * kHalfValues;
+    if (value >= rows.packed_values) break;
+    const std::uint64_t lower = kLower[bits & kMask], upper = kUpper[bits >> kHalfBits & kMask];
+    bits >>= 2 * kHalfBits;
+    const __m128i shuffle =
+        _mm_set_epi64x(static_cast<std::int64_t>(upper), static_cast<std::int64_t>(lower));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + i,
+                     _mm_shuffle_epi8(load_values(values + value, rows.packed_values - value), shuffle));
+  }
+}
+
 // One packed block of elements of `Size` bytes: out has room for 16 elements more than a block.
 template <int N, int Size>
 void expand_packed_block(const GemmRows& rows, const std::uint8_t* values, const std::uint8_t* codes,
                          std::int64_t block, std::uint8_t* out) {
   constexpr Pattern kPattern = Pattern::of_half_group(N);
+  if constexpr (Size == 1 && 8 % kPattern.group() == 0) {
+    expand_packed_bytes<N>(rows, values, codes, block, out);
+    return;
+  }
   static constexpr Shuffles kLower = make_shuffles(kPattern, Size, 0, 0);
   static constexpr Shuffles kUpper = make_shuffles(kPattern, Size, 8, kUpperValues);
   const std::int64_t groups = rows.packed_values / kPattern.kept();
