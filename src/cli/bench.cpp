@@ -188,9 +188,7 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
       const auto reader = random_weights(config, dtype, pattern, head, command.seed, layout);
       models.push_back(plan_bench_model(command.model, config, *reader, options, bench, budget));
       models.back().load = [=, seed = command.seed](const ModelOptions& how) {
-        const RandomLayers layers =
-            how.device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn;
-        return Model::random(config, dtype, pattern, head, seed, how, layout, layers);
+        return Model::random(config, dtype, pattern, head, seed, how, layout, layers_for_speed(how.device));
       };
     }
   }

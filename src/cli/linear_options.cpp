@@ -43,6 +43,14 @@ void print_memory(const Model& model) {
       use.limit > 0 ? fmt::format(", limited to {}", format_bytes(static_cast<double>(use.limit))) : "");
 }
 
+std::int64_t parse_memory_limit_option(const std::string& text) {
+  if (text.empty()) return 0;
+  const std::optional<std::int64_t> limit = parse_bytes(text);
+  if (!limit || *limit == 0)
+    fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB", printable(text));
+  return *limit;
+}
+
 void add_linear_options(CLI::App& app, LinearCommand& command) {
   app.add_option("--device", command.placement.device, "cpu or cuda (default: cuda where there is a card)");
   app.add_option("--backend", command.placement.backends, "Backends to use, best first (see info)")
@@ -65,14 +73,7 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
 
 ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms) {
   Placement placement = command.placement;
-  if (!command.memory_limit.empty()) {
-    const std::optional<std::int64_t> limit = parse_bytes(command.memory_limit);
-    if (!limit || *limit == 0) {
-      fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB",
-           printable(command.memory_limit));
-    }
-    placement.memory_limit = *limit;
-  }
+  placement.memory_limit = parse_memory_limit_option(command.memory_limit);
   return model_options(placement, std::move(ms));
 }
 

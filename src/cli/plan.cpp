@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/linear_options.h"
 #include "core/fail.h"
-#include "core/text.h"
 #include "io/json.h"
 #include "model/presets.h"
 #include "sweep/card_forecast.h"
@@ -70,13 +70,7 @@ void add_plan(CLI::App& app, const GlobalOptions&) {
   mission->add_flag("--native", command->options.native, "And our own kernels, on split weights");
   mission->footer("Example: slidesparse plan mission --native > plan.json");
   mission->callback([command] {
-    if (!command->memory_limit.empty()) {
-      const auto bytes = parse_bytes(command->memory_limit);
-      if (!bytes || *bytes == 0)
-        fail(ErrorKind::kUsage, "--memory-limit {}: a size such as 22.4GiB or 24GB",
-             printable(command->memory_limit));
-      command->options.memory_limit = *bytes;
-    }
+    command->options.memory_limit = parse_memory_limit_option(command->memory_limit);
     const std::string text = plan_to_json(mission_plan(command->options));
     plan_cells(parse_plan(text, "plan mission"));  // names that are no models are refused here
     std::fputs(text.c_str(), stdout);

@@ -162,8 +162,9 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
 // What lives through the whole pass, and the widest of what a layer holds besides.
 struct CudaDecoder::Stream {
   std::int64_t m = 0;
-  std::uint16_t* residual = nullptr;  // BF16 [m, hidden]
-  std::uint16_t* update = nullptr;    // BF16 [m, hidden]: what the last block adds to it
+  std::uint16_t* residual = nullptr;   // BF16 [m, hidden]
+  std::uint16_t* update = nullptr;     // BF16 [m, hidden]: what the last block adds to it
+  std::optional<PromptShape> prompts;  // whose attention is cuDNN's
 };
 
 std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
@@ -173,14 +174,14 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
   return step_bytes(config_, tokens, wanted, scratch);
 }
 
-std::optional<PromptShape> CudaDecoder::whole_prompts(const CudaStep& step, const KvPages& pages) const {
+std::optional<PromptShape> CudaDecoder::whole_prompts(const CudaStep& step, const KvCache& cache) const {
   // Each length is a plan of its own: few of them, and only where it pays.
   constexpr std::int64_t kShortest = 128, kMultiple = 64;
   const std::int64_t length = step.longest_query;
   const bool whole = step.longest_context == length && step.tokens == step.sequences * length;
   if (!prompt_attention_ || !whole || length < kShortest || length % kMultiple != 0) return {};
   // Attention reads what the cache would give back: 8-bit keys are rounded.
-  if (pages.keys.dtype != DType::kBF16) return {};
+  if (cache.layer(0).keys.dtype != DType::kBF16) return {};
   const PromptShape shape{step.sequences, length, config_.heads, config_.kv_heads, config_.head_dim};
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t width = q_width + 2 * config_.kv_heads * config_.head_dim;
@@ -221,11 +222,10 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
   finish.positions = step.positions;
   finish.slots = step.slots;
   finish.cache = paged;
-  const std::optional<PromptShape> prompts = whole_prompts(step, pages);
-  finish.keys_in_place = prompts.has_value();
+  finish.keys_in_place = stream.prompts.has_value();
   cuda_check(cuda::finish_qkv(finish, context.stream), "finish_qkv");
 
-  if (prompts) {
+  if (stream.prompts) {
     const Arena::Scope inner(*context.arena);
     PromptArgs attention;
     attention.qkv = qkv;
@@ -233,7 +233,7 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
     attention.out = attended;
     attention.ldout = q_width;
     attention.workspace = context.arena->allocate(static_cast<std::size_t>(kPromptWorkspace));
-    prompt_attention_->run(*prompts, attention, context.stream);
+    prompt_attention_->run(*stream.prompts, attention, context.stream);
   } else {
     const Arena::Scope inner(*context.arena);
     cuda::PagedAttentionArgs attention =
@@ -315,18 +315,20 @@ void CudaDecoder::project(const Context& context, const Stream& stream, const st
   linears_.back().run(context, input, count, logits);
 }
 
-CudaDecoder::Stream CudaDecoder::start(const Context& context, const CudaStep& step) const {
+CudaDecoder::Stream CudaDecoder::start(const Context& context, const CudaStep& step,
+                                       const KvCache& cache) const {
   Stream stream;
   stream.m = step.tokens;
   stream.residual = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
   stream.update = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
+  stream.prompts = whole_prompts(step, cache);
   return stream;
 }
 
 void CudaDecoder::run(const Context& context, const CudaStep& step, const KvCache& cache,
                       float* logits) const {
   const Arena::Scope scope(*context.arena);
-  const Stream stream = start(context, step);
+  const Stream stream = start(context, step, cache);
   run_layers(context, step, cache, stream);
   if (step.wanted > 0) project(context, stream, step.wanted_rows, step.wanted, logits);
 }
@@ -335,7 +337,7 @@ void CudaDecoder::run_blocks(const Context& context, const CudaStep& step, const
                              float* logits, std::int64_t block,
                              const std::function<void(std::int64_t, std::int64_t)>& consume) const {
   const Arena::Scope scope(*context.arena);
-  const Stream stream = start(context, step);
+  const Stream stream = start(context, step, cache);
   run_layers(context, step, cache, stream);
   for (std::int64_t first = 0; first < step.wanted; first += block) {
     const std::int64_t rows = std::min(block, step.wanted - first);

@@ -51,13 +51,13 @@ class CudaDecoder {
     DeviceBuffer input, post_attention, query, key;
   };
   struct Stream;
-  Stream start(const Context& context, const CudaStep& step) const;
+  Stream start(const Context& context, const CudaStep& step, const KvCache& cache) const;
   void run_layers(const Context& context, const CudaStep& step, const KvCache& cache,
                   const Stream& stream) const;
   void run_attention(const Context& context, const CudaStep& step, const KvCache& cache, std::int64_t layer,
                      const Stream& stream) const;
   // The step's shape where cuDNN takes it.
-  std::optional<PromptShape> whole_prompts(const CudaStep& step, const KvPages& pages) const;
+  std::optional<PromptShape> whole_prompts(const CudaStep& step, const KvCache& cache) const;
   void project(const Context& context, const Stream& stream, const std::int32_t* rows, std::int64_t count,
                float* logits) const;
   const CudaLinear& linear(std::int64_t layer, int which) const {

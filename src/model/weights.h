@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/shape.h"
 #include "model/config.h"
 
@@ -13,6 +14,10 @@ namespace slidesparse {
 // copied, that makes no difference to speed, and loading takes a fraction of the time. In host memory, which
 // linears are views of, it would: the caches would see one layer.
 enum class RandomLayers { kOwn, kRepeated };
+// What runs that are about speed take.
+constexpr RandomLayers layers_for_speed(DeviceKind device) {
+  return device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn;
+}
 
 // One linear layer that is pruned and quantised: weight NAME.weight [n, k].
 struct LinearSpec {

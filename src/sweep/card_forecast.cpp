@@ -27,10 +27,6 @@ constexpr std::int64_t kWorkspaces = 64 * kMiB;   // of a library
 constexpr std::int64_t kSumsOfTile = 256 * kMiB;  // cusparselt: INT32 or FP32 sums before the tail
 constexpr double kHopperShare = 0.625, kAdaShare = 0.75;
 
-bool is_sparse(std::string_view pattern) {
-  return pattern != "dense";
-}
-
 // Linears in the order of native's registers: blocks of 64 rows, whole stages of K.
 std::int64_t native_bytes(const ModelConfig& config, Pattern pattern, const std::string& layout) {
   std::int64_t bytes = 0;
@@ -139,7 +135,7 @@ CardForecast forecast(const KnownCard& card, const Cell& cell) {
     return result;
   }
   const DType dtype = dtype_of(cell.dtype, "plan");
-  const Pattern pattern = is_sparse(cell.pattern) ? Pattern::parse(cell.pattern) : Pattern();
+  const Pattern pattern = Pattern::parse(cell.pattern);
   const Kept kept = cell.backend == "auto"
                         ? kept_by_any(card, *config, dtype, pattern, cell.layout)
                         : kept_by(card, cell.backend, *config, dtype, pattern, cell.layout);

@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <filesystem>
 
 #include "core/fail.h"
-#include "io/json.h"
-#include "model/presets.h"
 #include "model/weights.h"
+#include "sweep/plan.h"
 
 namespace slidesparse {
 namespace {
@@ -31,11 +29,8 @@ constexpr double kUnknownWeights = 1e9;
 
 double weights_of(const std::string& model) {
   try {
-    const std::filesystem::path file = std::filesystem::path(model) / "config.json";
-    const auto known = preset_config(model);
-    const ModelConfig config = known ? *known : parse_model_config(read_text_file(file), file.string());
     double weights = 0;
-    for (const FusedGroup& group : weight_table(config).groups) {
+    for (const FusedGroup& group : weight_table(shape_of_model(model)).groups) {
       for (const LinearSpec& linear : group.members)
         weights += static_cast<double>(linear.n) * static_cast<double>(linear.k);
     }

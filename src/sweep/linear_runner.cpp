@@ -1,7 +1,6 @@
 #include "sweep/linear_runner.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 
 #include "core/fail.h"
@@ -9,8 +8,6 @@
 #include "engine/layer_shapes.h"
 #include "gemm/bench.h"
 #include "gemm/tuner.h"
-#include "io/json.h"
-#include "model/presets.h"
 #include "sweep/model_runner.h"
 #include "sweep/plan.h"
 
@@ -21,11 +18,7 @@ constexpr std::size_t kFailuresKept = 10;
 
 // The fused linears of a layer; of a directory, too, with random weights: times depend on shapes alone.
 std::vector<GemmShape> shapes_of(const Cell& cell) {
-  const std::filesystem::path file = std::filesystem::path(cell.model) / "config.json";
-  const ModelConfig config = is_known_shape(cell.model)
-                                 ? *preset_config(cell.model)
-                                 : parse_model_config(read_text_file(file), file.string());
-  std::vector<GemmShape> shapes = layer_shapes(config, cell.model, 0, nullptr);
+  std::vector<GemmShape> shapes = layer_shapes(shape_of_model(cell.model), cell.model, 0, nullptr);
   if (cell.layout == "split" && cell.pattern != "dense") {
     for (GemmShape& shape : shapes) shape.layout = Layout::kSplit;
   }

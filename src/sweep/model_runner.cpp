@@ -13,12 +13,10 @@
 #include "core/samples.h"
 #include "core/text.h"
 #include "engine/evaluate.h"
-#include "io/json.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
 #include "model/card_model.h"
 #include "model/placement.h"
-#include "model/presets.h"
 #include "sweep/plan.h"
 
 namespace slidesparse {
@@ -154,12 +152,7 @@ void ModelRunner::prepare(const CellOrder& order) {
   options_ = model_options(placement, setup_.m);
   if (placement.cache.empty() || order.changes.by_rule) options_->linear.measured.reset();
   if (options_->device == DeviceKind::kCuda) budget_ = card_budget();
-  if (is_known_shape(cell.model)) {
-    config_ = *preset_config(cell.model);
-  } else {
-    const std::filesystem::path file = std::filesystem::path(cell.model) / "config.json";
-    config_ = parse_model_config(read_text_file(file), file.string());
-  }
+  config_ = shape_of_model(cell.model);
 }
 
 PlannedModel ModelRunner::plan(const Cell& cell, const ModelOptions& options,
@@ -180,11 +173,10 @@ const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
   model_.reset();  // there may be no room for both
   const double start = now_seconds();
   if (is_known_shape(cell.model)) {
-    model_.emplace(
-        Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
-                      dtype_of(cell.options.head, "head"),
-                      static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options, layout_of(cell),
-                      options.device == DeviceKind::kCuda ? RandomLayers::kRepeated : RandomLayers::kOwn));
+    model_.emplace(Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
+                                 dtype_of(cell.options.head, "head"),
+                                 static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options,
+                                 layout_of(cell), layers_for_speed(options.device)));
   } else {
     model_.emplace(Model::load(cell.model, options));
   }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/config.h"
 #include "sweep/cell.h"
 
 // The file that says what a sweep measures (docs/sweep.md, "Plan").
@@ -96,6 +97,8 @@ struct ModelForm {
 // Of a packed, W8A8 or plain directory. Throws kIo and kInput.
 ModelForm directory_form(const std::string& directory);
 bool is_known_shape(std::string_view model);
+// Of a known shape, or of a directory by its config.json. Throws kIo and kInput.
+ModelConfig shape_of_model(const std::string& model);
 
 // The cells in the order in which they are run: conversions, tunings, then for each model, dtype and row
 // gemm, prefill, decode, eval. Each once. A directory has the one form that it has; `form_of` tells it.

@@ -199,6 +199,12 @@ bool is_known_shape(std::string_view model) {
   return preset_config(model).has_value();
 }
 
+ModelConfig shape_of_model(const std::string& model) {
+  if (const auto known = preset_config(model)) return *known;
+  const std::filesystem::path file = std::filesystem::path(model) / "config.json";
+  return parse_model_config(read_text_file(file), file.string());
+}
+
 ModelForm directory_form(const std::string& directory) {
   const std::filesystem::path file = std::filesystem::path(directory) / "config.json";
   const std::string text = read_text_file(file);

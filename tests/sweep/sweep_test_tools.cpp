@@ -4,36 +4,15 @@
 
 #include "convert/convert.h"
 #include "convert/random_model.h"
+#include "convert/support.h"
 #include "sweep/sqlite.h"
 
 namespace slidesparse::test {
-namespace {
-
-ModelConfig tiny_config() {
-  ModelConfig config;
-  config.family = Family::kLlama;
-  config.hidden = 40;
-  config.intermediate = 72;
-  config.layers = 2;
-  config.heads = 5;
-  config.kv_heads = 1;
-  config.head_dim = 8;
-  config.vocab = 300;
-  config.max_position = 512;
-  config.tied_embeddings = true;
-  config.bos_token = 298;
-  config.eos_tokens = {299};
-  config.dtype = DType::kBF16;
-  return config;
-}
-
-}  // namespace
-
 SweepFolder::SweepFolder() {
   RandomModelOptions random;
   random.target = path("plain");
   random.quiet = true;
-  random_model(tiny_config(), random);
+  random_model(testing_support::small_config(), random);
   for (const char* pattern : {"dense", "6:8"}) {
     ConvertOptions options;
     options.source = path("plain");

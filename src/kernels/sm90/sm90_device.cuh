@@ -4,6 +4,8 @@
 
 #include <cuda.h>
 
+#include "kernels/cuda/early.cuh"
+
 // Hopper's own instructions, one function each. Addresses are in shared memory's window (shared_address).
 namespace slidesparse::sm90 {
 
@@ -93,15 +95,8 @@ __device__ __forceinline__ void fence_for_engine() {
 
 // ---- the kernels before and behind this one in the stream
 
-// Once all blocks of this kernel are there the next one's may come, as far as there is room: it waits itself.
-__device__ __forceinline__ void let_successor_start() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-// Until it has ended and what it wrote can be seen: a launch may let a kernel start before that.
-__device__ __forceinline__ void wait_for_predecessor() {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
+using cuda::let_successor_start;
+using cuda::wait_for_predecessor;
 
 // ---- clusters, warpgroups, registers
 
