@@ -14,7 +14,7 @@
 #   shares    where the time of a step goes (ncu)
 #   sweep     the mission's matrix, resumed from $SLIDESPARSE_MEASURE_OUT/results.db, and its report
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M,
-# SLIDESPARSE_MEASURE_PLAN and SLIDESPARSE_MEASURE_DEADLINE are sweep's options of `plan mission` and its time (9m).
+# SLIDESPARSE_MEASURE_PLAN (--native --no-convert) and SLIDESPARSE_MEASURE_DEADLINE (9m) are sweep's options of `plan mission` and its time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,18s/^# //p' "$0" >&2; exit 2; }
@@ -143,7 +143,7 @@ step_shares() {
 
 step_sweep() {
   # shellcheck disable=SC2086
-  slidesparse plan mission --native --no-convert ${SLIDESPARSE_MEASURE_PLAN:-} | tail -n +2 >"$out/plan.json"
+  slidesparse plan mission ${SLIDESPARSE_MEASURE_PLAN:---native --no-convert} | tail -n +2 >"$out/plan.json"
   slidesparse sweep "$out/plan.json" --db "$out/results.db" --cache "$cache" --deadline "${SLIDESPARSE_MEASURE_DEADLINE:-9m}"
   slidesparse --quiet report "$out/results.db" --out "$out/report"
 }

@@ -68,6 +68,9 @@ void add_plan(CLI::App& app, const GlobalOptions&) {
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   mission->add_flag("--native", command->options.native, "And our own kernels, on split weights");
+  mission->add_flag(
+      "--quick", command->options.quick,
+      "Decode 3 x 64 steps (not 256), prefill at least 0.3 s (not 1 s): half an hour on an H200");
   mission->footer("Example: slidesparse plan mission --native > plan.json");
   mission->callback([command] {
     command->options.memory_limit = parse_memory_limit_option(command->memory_limit);

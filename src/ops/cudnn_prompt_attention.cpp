@@ -49,6 +49,17 @@ fe::graph::Tensor_attributes heads_of(const PromptShape& shape, Tensor which, st
 
 }  // namespace
 
+std::string prompt_attention_library() {
+  if (!library().found()) return {};
+  fe::cudnn_dlhandle = library().handle();
+  try {
+    const std::size_t version = fe::detail::get_backend_version();
+    return version < kOldestVersion ? std::string() : version_text(version);
+  } catch (const std::exception&) {
+    return {};  // a library without that function
+  }
+}
+
 struct PromptAttention::State {
   // The row strides are part of a plan.
   using Key = std::tuple<PromptShape, std::int64_t, std::int64_t>;

@@ -31,6 +31,9 @@ struct PromptArgs {
 // The most that a plan may take; one that wants more is not used.
 inline constexpr std::int64_t kPromptWorkspace = std::int64_t{16} << 20;
 
+// "cuDNN 9.14.0"; empty where it cannot be used. Makes nothing on a card.
+std::string prompt_attention_library();
+
 class PromptAttention {
  public:
   PromptAttention();  // never throws: see reason()

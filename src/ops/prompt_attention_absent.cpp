@@ -7,6 +7,10 @@ struct PromptAttention::State {
   std::string reason = "built without cuDNN's headers";
 };
 
+std::string prompt_attention_library() {
+  return {};
+}
+
 PromptAttention::PromptAttention() : state_(std::make_unique<State>()) {}
 PromptAttention::~PromptAttention() = default;
 const std::string& PromptAttention::reason() const {

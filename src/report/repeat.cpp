@@ -6,15 +6,12 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "sweep/plan.h"
+
 namespace slidesparse {
 namespace {
 
 using Json = nlohmann::json;
-
-// Known shapes are plain names; what has a slash, or starts with a dot, is a directory.
-bool is_directory(const std::string& model) {
-  return model.find('/') != std::string::npos || model.starts_with('.');
-}
 
 class Command {
  public:
@@ -33,7 +30,7 @@ class Command {
   }
   // A directory has its own dtype and pattern.
   Command& subject() {
-    if (is_directory(cell_.model)) return word(cell_.model);
+    if (!is_known_shape(cell_.model)) return word(cell_.model);
     option("--model", cell_.model).option("--dtype", cell_.dtype).option("--patterns", cell_.pattern);
     if (cell_.pattern != "dense" && cell_.layout == "split") option("--layout", cell_.layout);
     return *this;
@@ -59,7 +56,7 @@ class Command {
 };
 
 std::string convert_command(const ReportCell& cell) {
-  const std::string source = is_directory(cell.model) ? cell.model : cell.model + "-random";
+  const std::string source = is_known_shape(cell.model) ? cell.model + "-random" : cell.model;
   std::string before;
   if (source != cell.model)
     before = fmt::format("slidesparse random-model {} {} && ", shell_word(cell.model), shell_word(source));
@@ -99,7 +96,7 @@ std::string repeat_command(const ReportCell& cell, const std::string& device) {
   if (cell.phase == "gemm") return command.text();
   if (cell.memory_limit) command.option("--memory-limit", fmt::format("{}", *cell.memory_limit));
   command.from("--runs", "runs").from("--kv-cache-dtype", "kv_cache_dtype");
-  if (!is_directory(cell.model)) command.from("--head", "head");
+  if (is_known_shape(cell.model)) command.from("--head", "head");
   if (cell.phase == "decode") command.from("--steps", "steps").from("--prompt", "prompt");
   return command.text();
 }

@@ -93,8 +93,9 @@ std::string title_of(const ReportView& view) {
 }  // namespace
 
 ReportTexts make_report(const std::filesystem::path& database,
-                        const std::optional<std::filesystem::path>& compare, const Words& words) {
-  const Results results = load_results(database);
+                        const std::optional<std::filesystem::path>& compare, const Words& words,
+                        bool any_version) {
+  const Results results = load_results(database, any_version);
   const std::vector<Section> sections = sections_of(results);
   const auto ratios = speed_ups(results);
   const ReportView view{results, sections, ratios, words};
@@ -124,8 +125,8 @@ ReportTexts make_report(const std::filesystem::path& database,
 }
 
 std::vector<WrittenFile> write_report(const ReportOptions& options) {
-  const ReportTexts texts =
-      make_report(options.database, options.compare, Words::of_language(options.language));
+  const ReportTexts texts = make_report(options.database, options.compare,
+                                        Words::of_language(options.language), options.any_version);
   std::vector<WrittenFile> files;
   for (const auto& [name, text] : {std::pair<const char*, const std::string&>{"report.md", texts.markdown},
                                    {"report.csv", texts.csv},

@@ -15,6 +15,7 @@ struct ReportOptions {
   std::filesystem::path out;                     // directory; made when missing
   std::optional<std::filesystem::path> compare;  // another sweep's database
   std::string language = "en";                   // "en" or "zh"
+  bool any_version = false;                      // as load_results()
 };
 
 struct WrittenFile {
@@ -27,7 +28,8 @@ struct ReportTexts {
   std::string markdown, csv, json, html;
 };
 ReportTexts make_report(const std::filesystem::path& database,
-                        const std::optional<std::filesystem::path>& compare, const Words& words);
+                        const std::optional<std::filesystem::path>& compare, const Words& words,
+                        bool any_version = false);
 
 // Writes report.md, report.csv, report.json and report.html, each at once. Throws kUsage for a language that
 // is not there, kIo and kInput for databases that cannot be read and files that cannot be written.

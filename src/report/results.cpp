@@ -40,6 +40,20 @@ Indices load_machines(const SqliteConnection& database, Results& results) {
   return machines;
 }
 
+void find_comparable(bool any_version, Results& results) {
+  const auto& machines = results.machines;
+  for (std::size_t i = 0; i < machines.size(); ++i) {
+    std::size_t first = i;
+    for (std::size_t j = 0; any_version && first == i && j < i; ++j) {
+      const bool same =
+          machines[j].device == machines[i].device && machines[j].name == machines[i].name &&
+          (machines[i].device != "cuda" || machines[j].memory_bytes == machines[i].memory_bytes);
+      if (same) first = j;
+    }
+    results.comparable.push_back(first);
+  }
+}
+
 void load_runs(const SqliteConnection& database, const Indices& machines, Results& results) {
   SqliteStatement plan(database, "SELECT name FROM plan ORDER BY id");
   while (plan.step()) results.plans.push_back(plan.text(0));
@@ -160,7 +174,7 @@ void load_by_machine(const SqliteConnection& database, const Indices& cells, con
   while (row.step()) {
     ReportCell& cell = results.cells[cells.at(row.integer(0))];
     if (row.text(2) == main_figure(cell.phase))
-      cell.by_machine[machines.at(row.integer(1))] = figure_of(row, 3);
+      cell.by_machine[results.comparable.at(machines.at(row.integer(1)))] = figure_of(row, 3);
   }
 }
 
@@ -191,12 +205,13 @@ const char* main_figure(const std::string& phase) {
   return "seconds";
 }
 
-Results load_results(const std::filesystem::path& file) {
+Results load_results(const std::filesystem::path& file, bool any_version) {
   SqliteConnection database(file, SqliteConnection::Mode::kRead);
   database.execute("BEGIN");  // all queries see the same rows, whatever a sweep adds meanwhile
   check_schema(database);
   Results results;
   const Indices machines = load_machines(database, results);
+  find_comparable(any_version, results);
   load_runs(database, machines, results);
   const Indices cells = load_cells(database, results);
   const Indices measured = load_attempts(database, cells, machines, results);

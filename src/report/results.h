@@ -42,7 +42,7 @@ struct ReportCell {
   std::map<std::string, Figure> figures;  // of the measured attempt, the last that was ok
   std::map<std::string, std::string> attributes;
   // Main figure (main_figure) of the last good attempt on each machine, by index.
-  std::map<std::size_t, Figure> by_machine;
+  std::map<std::size_t, Figure> by_machine;  // keys are values of Results::comparable
 
   bool measured() const { return state == "ok"; }
   // Null where it was not measured.
@@ -74,6 +74,9 @@ struct ReportEvent {
 struct Results {
   std::vector<ReportCell> cells;  // in the order of plans, then of ids
   std::vector<ReportMachine> machines;
+  // By index of a machine, the first whose figures may be compared with its own: itself, or with any version
+  // the first of the same device, name and memory.
+  std::vector<std::size_t> comparable;
   std::vector<ReportRun> runs;
   std::vector<std::string> plans;                // names
   std::map<std::string, std::int64_t> outcomes;  // attempts by class; "unfinished": without an end
@@ -87,7 +90,9 @@ struct Results {
 // that this program does not know.
 const char* main_figure(const std::string& phase);
 
-// One consistent view, also while a sweep writes. Throws kIo or kInput with the file's name.
-Results load_results(const std::filesystem::path& database);
+// One consistent view, also while a sweep writes. `any_version`: figures of other drivers, libraries and
+// versions of this program on the same kind of card or processor are compared with each other. Throws kIo or
+// kInput with the file's name.
+Results load_results(const std::filesystem::path& database, bool any_version = false);
 
 }  // namespace slidesparse

@@ -65,9 +65,10 @@ std::vector<std::optional<Ratio>> speed_ups(const Results& results) {
   for (std::size_t i = 0; i < cells.size(); ++i) {
     if (!cells[i].machine || !has_speed(cells[i].phase)) continue;
     const Figure* figure = cells[i].figure(main_figure(cells[i].phase));
-    const auto base = best.find(group_of(cells[i], *cells[i].machine));
+    const std::size_t machine = results.comparable.at(*cells[i].machine);
+    const auto base = best.find(group_of(cells[i], machine));
     if (figure == nullptr || base == best.end()) continue;
-    ratios[i] = ratio_of(*figure, cells[base->second].by_machine.at(*cells[i].machine));
+    ratios[i] = ratio_of(*figure, cells[base->second].by_machine.at(machine));
     ratios[i]->base = base->second;
     // The fastest dense cell is the measure itself.
     if (base->second == i) ratios[i]->value = ratios[i]->low = ratios[i]->high = 1;

@@ -85,6 +85,9 @@ void add_machines(const ReportView& view, std::vector<std::string>& sentences) {
                                    number(static_cast<std::int64_t>(results.runs.size())),
                                    number(results.attempts)));
   }
+  bool merged = false;
+  for (std::size_t i = 0; i < results.comparable.size(); ++i) merged |= results.comparable[i] != i;
+  if (merged) sentences.push_back(view.words("summary.any_version"));
   if (results.checks > 0) {
     sentences.push_back(view.words("summary.checks", number(results.checks),
                                    number(static_cast<std::int64_t>(results.failed_checks.size()))));

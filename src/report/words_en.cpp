@@ -212,6 +212,10 @@ constexpr std::array kWords{
     WordEntry{"state.unfinished", "begun, not ended"},
     WordEntry{"state.unsupported", "unsupported"},
     WordEntry{"state.wrong_result", "wrong result"},
+    WordEntry{
+        "summary.any_version",
+        "Figures measured with different versions of driver, libraries or this program are compared with "
+        "each other (--any-version)."},
     WordEntry{"summary.blanks", "{0} cells have no figure: {1}."},
     WordEntry{"summary.checks", "Checks of outputs: {0}, of which {1} failed."},
     WordEntry{"summary.empty", "The database has no cells."},

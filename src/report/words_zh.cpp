@@ -185,6 +185,7 @@ constexpr std::array kWords{
     WordEntry{"state.unfinished", "已开始未结束"},
     WordEntry{"state.unsupported", "不支持"},
     WordEntry{"state.wrong_result", "结果错误"},
+    WordEntry{"summary.any_version", "驱动、库或本程序版本不同的结果也相互比较（--any-version）。"},
     WordEntry{"summary.blanks", "{0} 个单元没有数值：{1}。"},
     WordEntry{"summary.checks", "输出校验 {0} 项，其中 {1} 项未通过。"},
     WordEntry{"summary.empty", "数据库中没有单元。"},

@@ -25,6 +25,7 @@ constexpr double kConverted = 5e7;   // weights a second
 constexpr double kEvalTokens = 3e5;  // of a text of the usual size
 constexpr double kSharedBy = 10;     // cells that share what a process loads
 constexpr double kLinears = 4;       // of a layer
+constexpr double kWarmUpSteps = 32;  // of decode
 constexpr double kUnknownWeights = 1e9;
 
 double weights_of(const std::string& model) {
@@ -81,6 +82,7 @@ double Estimator::rule(const Cell& cell) const {
   const CellOptions& options = cell.options;
   const auto m = static_cast<double>(cell.m.value_or(1));
   const auto runs = static_cast<double>(options.runs.value_or(1));
+  const auto steps = static_cast<double>(options.steps.value_or(1));
   const double step = std::max(2 * weights * m / rates.ops, weights / rates.bytes) + rates.step;
   const double load = rates.start + weights / rates.generated / kSharedBy;
   switch (cell.phase) {
@@ -93,7 +95,7 @@ double Estimator::rule(const Cell& cell) const {
     case Phase::kPrefill:
       return load + step + std::max(runs * step, options.min_seconds.value_or(0));
     case Phase::kDecode:
-      return load + (runs + 1) * static_cast<double>(options.steps.value_or(1)) * step;
+      return load + (runs * steps + std::min(steps, kWarmUpSteps)) * step;
     case Phase::kEval:
       return load + 2 * weights * kEvalTokens / rates.ops;
   }

@@ -10,6 +10,7 @@
 #include "gemm/describe_machine.h"
 #include "gemm/tuning_cache.h"
 #include "io/digest.h"
+#include "ops/prompt_attention.h"
 
 namespace slidesparse {
 namespace {
@@ -37,6 +38,10 @@ SweepMachine describe_sweep_machine(DeviceKind device, bool limits) {
   machine.memory_bytes = card ? cuda_status().devices.front().memory_bytes : host_memory_bytes();
   machine.driver = tuning.driver;
   machine.libraries = tuning.libraries;
+  if (card) {
+    if (const std::string attention = prompt_attention_library(); !attention.empty())
+      machine.libraries += (machine.libraries.empty() ? "" : ", ") + attention;
+  }
   machine.processor = cpu_description();
   machine.threads = thread_count();
   machine.program_version = kVersion;

@@ -269,6 +269,11 @@ SweepPlan mission_plan(const MissionOptions& options) {
   plan.tune.emplace();
   plan.prefill = PrefillPhase{{512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}, options.prefill_runs, 1};
   plan.decode = DecodePhase{{64, 128, 256, 512}};
+  if (options.quick) {
+    plan.name = "mission-quick";
+    plan.prefill->min_seconds = 0.3;
+    plan.decode->steps = 64;
+  }
   plan.memory_limit = options.memory_limit;
   return plan;
 }

@@ -62,6 +62,17 @@ TEST_F(SpeedUp, NeedsADenseCellOfTheSameKind) {
   EXPECT_DOUBLE_EQ(ratios[6]->value, 1.5);
 }
 
+TEST_F(SpeedUp, OfOtherVersionsOnlyWhenAsked) {
+  const std::int64_t newer = database_.run(plan_, database_.machine("newer"));
+  database_.measured(database_.cell(plan_, {}), run_, 100);
+  database_.measured(database_.cell(plan_, {.pattern = "6:8"}), newer, 150);
+  database_.commit();
+  EXPECT_FALSE(speed_ups(load_results(directory_ / "results.db"))[1]);
+  const Results merged = load_results(directory_ / "results.db", true);
+  EXPECT_DOUBLE_EQ(speed_ups(merged)[1]->value, 1.5);
+  EXPECT_EQ(*merged.cells[1].machine, 1u) << "the row says where it was measured";
+}
+
 TEST_F(SpeedUp, IsOfOneMachineAndOfLastGoodAttempts) {
   const std::int64_t other = database_.run(plan_, database_.machine("two"));
   const std::int64_t dense = database_.cell(plan_, {});

@@ -6,6 +6,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "io/test_files.h"
 
@@ -77,6 +78,23 @@ TEST(Plan, TheMissionsMatrix) {
   counts = count(plan_cells(mission_plan(options)));
   EXPECT_EQ(counts.count(Phase::kConvert), 0u);
   EXPECT_EQ(counts[Phase::kPrefill], 14 * 8);
+}
+
+TEST(Plan, TheQuickMatrixHasTheSameCellsWithFewerRepetitions) {
+  MissionOptions options;
+  options.quick = true;
+  const std::vector<Cell> quick = plan_cells(mission_plan(options)), whole = plan_cells(mission_plan({}));
+  ASSERT_EQ(quick.size(), whole.size());
+  for (std::size_t i = 0; i < quick.size(); ++i) {
+    Cell cell = quick[i];
+    if (cell.phase == Phase::kDecode) {
+      EXPECT_EQ(std::exchange(cell.options.steps, 256), 64);
+    }
+    if (cell.phase == Phase::kPrefill) {
+      EXPECT_EQ(std::exchange(cell.options.min_seconds, 1), 0.3);
+    }
+    EXPECT_EQ(cell_key(cell), cell_key(whole[i]));
+  }
 }
 
 // Preparation first; then everything that one process runs stands together.
