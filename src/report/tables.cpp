@@ -231,8 +231,13 @@ ReportTable figures_table(const ReportView& view, const Section& section) {
     if (!cell.measured()) row.back().tone = Tone::kBad;
     for (const std::string& name : names) {
       const Figure* figure = cell.figure(name);
-      row.push_back(figure == nullptr ? TableCell{kEmpty, "", Tone::kQuiet}
-                                      : TableCell{format_figure(*figure), format_spread(*figure)});
+      if (figure == nullptr) {
+        row.push_back({kEmpty, "", Tone::kQuiet});
+        continue;
+      }
+      const bool count = name == "tokens" || name == "problems" || name == "kernels";
+      row.push_back({count ? format_count(std::llround(figure->value)) : format_figure(*figure),
+                     format_spread(*figure)});
     }
     if (digests) {
       const auto digest = cell.attributes.find("sha256");
