@@ -73,23 +73,23 @@ SLIDESPARSE_INLINE void to_int8_of(const void* row, std::int64_t k, float scale,
 
 template <typename Source>
 SLIDESPARSE_INLINE void to_e4m3_of(const void* row, std::int64_t k, float scale, void* codes) {
+  constexpr std::uint32_t kMost = std::bit_cast<std::uint32_t>(kE4M3Max);
   const auto* w = static_cast<const typename Source::Bits*>(row);
   auto* out = static_cast<std::uint8_t*>(codes);
   for (std::int64_t i = 0; i < k; ++i) {
-    float q = Source::rounded(Source::to_float(w[i]) / scale) + 0.0f;
-    q = q < -kE4M3Max ? -kE4M3Max : q;
-    q = q > kE4M3Max ? kE4M3Max : q;
-    // float_to_e4m3 without branches; see there.
+    const float q = Source::rounded(Source::to_float(w[i]) / scale) + 0.0f;
+    // float_to_e4m3 without branches; see there. The clamp is on the bits, because the compiler follows a
+    // clamped constant through all that comes after and leaves a scalar loop with branches.
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(q);
-    const std::uint32_t magnitude = bits & 0x7fffffffu;
+    const std::uint32_t magnitude = std::min(bits & 0x7fffffffu, kMost);
     const std::uint32_t normal = (magnitude - (120u << 23) + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
     const std::uint32_t subnormal =
         std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 16384.0f) - 0x46800000u;
+    const std::uint32_t is_normal = 0u - ((0x3c7fffffu - magnitude) >> 31);  // a mask: no branch either
     out[i] =
-        static_cast<std::uint8_t>(((bits >> 24) & 0x80u) | (magnitude >= 0x3c800000u ? normal : subnormal));
+        static_cast<std::uint8_t>(((bits >> 24) & 0x80u) | (normal & is_normal) | (subnormal & ~is_normal));
   }
 }
-
 
 // One instance of each loop under the compile options of one instruction set.
 #define SLIDESPARSE_LOOPS(Name, TARGET)                                                     \
