@@ -33,7 +33,6 @@ namespace {
 
 struct BenchCommand {
   std::string directory, model, shape, json, device, cache;
-  std::string head = "bf16";
   std::string kv_dtype = "bf16";
   std::string weights = "fastest";
   std::string layout = "slide";
@@ -178,7 +177,7 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
     return {{model}};
   }
   const ModelConfig config = known_model(command.model);
-  const DType head = parse_head_option(command.head);
+  const DType head = options.head.value_or(DType::kBF16);
   const Layout layout =
       parse_layout_option(command.layout) == PackedLayout::kSplit ? Layout::kSplit : Layout::kPacked;
   std::vector<std::vector<PlannedModel>> all;
@@ -317,7 +316,6 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
     add_linear_options(*command, options->linear);
     command->add_option("--layout", options->layout, "With --model: slide or split weights")
         ->capture_default_str();
-    command->add_option("--head", options->head, "With --model: bf16 or int8 head")->capture_default_str();
     command->add_option("--kv-cache-dtype", options->kv_dtype, "Keys and values: bf16, or on a card fp8")
         ->capture_default_str();
     command->add_option("--runs", options->timing.runs, "Timed runs of every model")

@@ -235,6 +235,7 @@ ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const Machi
                       {"sequences", row.sequences},
                       {"dtype", row.dtype}};
     add_pattern(json, row.pattern);
+    json["head"] = row.head;
     ordered_json kernels = ordered_json::object();
     for (const LinearKernel& linear : row.linears) kernels[linear.name] = linear.kernel;
     json["kernels"] = std::move(kernels);

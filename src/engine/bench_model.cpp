@@ -176,6 +176,7 @@ class Workload {
       row.weight_bytes += static_cast<std::int64_t>(steps * static_cast<double>(use.weight_bytes_read));
       row.linear_flops += flops;
       if (use.choice.kernel.sparse) sparse_flops += flops;
+      row.head = dtype_word(use.dtype);  // it is the last one
     }
     row.sparse_share = row.linear_flops > 0 ? sparse_flops / row.linear_flops : 0;
   }

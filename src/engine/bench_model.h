@@ -50,6 +50,7 @@ struct BenchModelRow {
   BenchPhase phase = BenchPhase::kPrefill;
   std::string dtype;    // "int8"
   std::string pattern;  // "6:8"
+  std::string head;     // dtype of the output head
   std::int64_t m = 0;
   std::int64_t sequences = 0;  // prefill: prompts in the step; decode: sequences verified to run in each step
   std::int64_t step_tokens = 0;     // the GEMM's M (of the last, smaller step the rest)

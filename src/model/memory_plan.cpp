@@ -165,9 +165,11 @@ std::vector<MemoryUse> plan_memory(const MemoryDemand& demand) {
   std::int64_t plain = 0;  // embedding, norms, biases
   for (const PlainSpec& spec : weight_table(config).plain) plain += 2 * spec.shape.count();
   if (demand.embedding_on_host) plain -= 2 * config.vocab * config.hidden;
-  const std::int64_t head = demand.head == DType::kBF16
-                                ? (config.tied_embeddings ? 0 : 2 * config.vocab * config.hidden)
-                                : config.vocab * (config.hidden * size_of(demand.head) + 2);
+  // A quantised head is there beside the embedding, whether they are tied or not.
+  const std::int64_t head =
+      demand.head == DType::kBF16 ? (config.tied_embeddings ? 0 : 2 * config.vocab * config.hidden)
+      : demand.head_bytes > 0     ? demand.head_bytes
+                                  : config.vocab * (config.hidden * size_of(demand.head) + 2);
   const Changing changing = changing_bytes(demand);
   return {{"linears", demand.linear_bytes},
           {"embedding, norms and biases", plain},

@@ -47,6 +47,7 @@ struct MemoryDemand {
   ModelConfig config;
   std::int64_t linear_bytes = 0;  // of all linears but the head, in every form that is kept
   DType head = DType::kBF16;      // or an 8-bit one
+  std::int64_t head_bytes = 0;    // of an 8-bit head, in every form that is kept; 0: as it is stored
   bool embedding_on_host = false;
   DType kv_dtype = DType::kBF16;  // or kF8E4M3
   std::int64_t page_size = 64;    // tokens

@@ -149,6 +149,7 @@ void ModelRunner::prepare(const CellOrder& order) {
   if (std::filesystem::exists(setup_.cache)) placement.cache = setup_.cache;
   placement.weights = order.changes.weights.empty() ? cell.options.weights : order.changes.weights;
   placement.memory_limit = cell.memory_limit.value_or(0);
+  placement.head = cell.options.head;
   options_ = model_options(placement, setup_.m);
   if (placement.cache.empty() || order.changes.by_rule) options_->linear.measured.reset();
   if (options_->device == DeviceKind::kCuda) budget_ = card_budget();
