@@ -51,6 +51,13 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
   return model;
 }
 
+ModelOptions reference_options(const ModelOptions& options) {
+  ModelOptions reference;
+  reference.head = options.head;
+  reference.validate = options.validate;
+  return reference;
+}
+
 bool fit_together(const std::vector<PlannedModel>& models, const BenchModelOptions& bench) {
   if (models.empty() || models.front().options.device != DeviceKind::kCuda) return true;
   std::int64_t bytes = 0;

@@ -168,19 +168,33 @@ PlannedModel ModelRunner::plan(const Cell& cell, const ModelOptions& options,
   return plan_bench_model(cell.model, config_, *shapes_, options, bench, budget_);
 }
 
+Model ModelRunner::make(const Cell& cell, const ModelOptions& options) const {
+  if (!is_known_shape(cell.model)) return Model::load(cell.model, options);
+  return Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
+                       dtype_of(cell.options.head, "head"),
+                       static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options, layout_of(cell),
+                       layers_for_speed(options_->device));
+}
+
+std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, const ModelOptions& options) {
+  if (reference_) return reference_;
+  const auto seed = static_cast<std::uint64_t>(cell.options.seed.value_or(1));
+  // On the CPU random weights are not made twice: the model is its own reference, in other steps.
+  const bool own = options.device == DeviceKind::kCpu && is_known_shape(cell.model);
+  if (own) load(cell, options);
+  loading_(true);
+  reference_ = own ? std::make_shared<const GreedyReference>(*model_, seed)
+                   : std::make_shared<const GreedyReference>(make(cell, reference_options(options)), seed);
+  loading_(false);
+  return reference_;
+}
+
 const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
   if (model_ && loaded_ == options.weights && validated_ == options.validate) return *model_;
   loading_(true);
   model_.reset();  // there may be no room for both
   const double start = now_seconds();
-  if (is_known_shape(cell.model)) {
-    model_.emplace(Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
-                                 dtype_of(cell.options.head, "head"),
-                                 static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options,
-                                 layout_of(cell), layers_for_speed(options.device)));
-  } else {
-    model_.emplace(Model::load(cell.model, options));
-  }
+  model_.emplace(make(cell, options));
   load_seconds_ = now_seconds() - start;
   loaded_ = options.weights;
   validated_ = options.validate;
@@ -192,7 +206,8 @@ const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
 void ModelRunner::bench(const CellOrder& order, CellResult& result) {
   const Cell& cell = order.cell;
   prepare(order);
-  const BenchModelOptions bench = bench_options(order);
+  BenchModelOptions bench = bench_options(order);
+  bench.spoil_check = order.inject == "wrong_result";
   const std::int64_t m = cell.m.value();
   const PlannedModel planned = plan(cell, *options_, bench);
   const bool card = options_->device == DeviceKind::kCuda;
@@ -206,11 +221,24 @@ void ModelRunner::bench(const CellOrder& order, CellResult& result) {
     result.largest_m = fit.m;
     if (!order.smaller) return;
   }
+  const auto reference = this->reference(cell, planned.options);
   const Model& model = load(cell, planned.options);
   CardWatch watch(card);
-  const BenchSubject subject{cell.model, &model, [&](std::int64_t) { return fit; }};
+  const BenchSubject subject{cell.model, &model, [&](std::int64_t) { return fit; }, reference};
   const BenchModelRow row = bench_model({&subject, 1}, bench).front();
   add_card(watch.end(), result);
+  const bool right = row.greedy.wrong == 0;
+  result.checks.push_back(
+      {"greedy", right,
+       right ? fmt::format("{} outputs, {} other tokens than the reference's, at most {:.2f} "
+                           "deviations apart",
+                           row.greedy.compared, row.greedy.differing, row.greedy.worst_gap)
+             : row.check});
+  if (!right) {
+    result.outcome = Class::kWrongResult;
+    result.message = row.check;
+    return;
+  }
   add_row(row, setup_.limits, result);
   if (card) {
     const std::int64_t at_once = bench.phase == BenchPhase::kPrefill ? fit.step_tokens : fit.m;
@@ -221,13 +249,11 @@ void ModelRunner::bench(const CellOrder& order, CellResult& result) {
   result.attributes["weights"] = weight_policy_name(planned.options.weights);
   const std::int64_t sequences =
       bench.phase == BenchPhase::kPrefill ? ceil_div(fit.m, bench_prompt(bench.phase, fit.m, bench)) : fit.m;
-  // A comparison that is to fail expects one more.
-  const std::int64_t expected = sequences + (order.inject == "wrong_result" ? 1 : 0);
-  const bool equal = row.sequences == expected && row.m == fit.m;
+  const bool equal = row.sequences == sequences && row.m == fit.m;
   result.checks.push_back(
       {"sequences", equal,
        equal ? fmt::format("{} in every step, each drew a token", row.sequences)
-             : fmt::format("{} of {} tokens instead of {} of {}", row.sequences, row.m, expected, fit.m)});
+             : fmt::format("{} of {} tokens instead of {} of {}", row.sequences, row.m, sequences, fit.m)});
   if (equal) return;
   result.outcome = Class::kWrongResult;
   result.message = result.checks.back().message;

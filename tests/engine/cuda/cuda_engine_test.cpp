@@ -126,12 +126,59 @@ TEST_F(CudaEngine, TakesWhatWasPlanned) {
       reset_device_memory_peak();
       const Model made =
           Model::random(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1, options);
-      const BenchSubject subject{"x", &made};
-      bench_model({&subject, 1}, bench);
+      ModelOptions on_host;
+      on_host.head = c.head;
+      const Model host =
+          Model::random(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1, on_host);
+      const BenchSubject subject{"x", &made, {}, std::make_shared<const GreedyReference>(host, 1)};
+      EXPECT_EQ(bench_model({&subject, 1}, bench).front().check, "ok");
       const std::int64_t taken = device_memory_use().peak - before;
       const auto words = fmt::format("M={} head {} tied {}", bench.m[0], dtype_name(c.head), c.tied);
       EXPECT_LE(taken, planned) << words;
       EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << words;
+    }
+  }
+}
+
+// Figures of a card are those of outputs that the CPU gives, too; of other weights there are none.
+TEST_F(CudaEngine, BenchRowsAreComparedWithTheCpu) {
+  ModelConfig config = small_config();
+  config.max_position = 2048;
+  for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
+    if (dtype == DType::kF8E4M3 && cuda_status().devices.front().compute_capability() < 89) continue;
+    for (const char* pattern : {"dense", "6:8"}) {
+      ModelOptions options;
+      options.device = DeviceKind::kCuda;
+      options.ms = {1, 9, 70};
+      const auto make = [&](std::uint64_t seed, const ModelOptions& how) {
+        return Model::random(config, dtype, Pattern::parse(pattern), DType::kBF16, seed, how);
+      };
+      const Model card = make(3, options);
+      const auto right = std::make_shared<const GreedyReference>(make(3, {}), 1);
+      const auto wrong = std::make_shared<const GreedyReference>(make(4, {}), 1);
+      for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
+        const bool prefill = phase == BenchPhase::kPrefill;
+        BenchModelOptions bench;
+        bench.phase = phase;
+        bench.m = prefill ? std::vector<std::int64_t>{1, 192, 5120} : std::vector<std::int64_t>{1, 9, 70};
+        bench.runs = 1;
+        bench.steps = 12;
+        const std::vector<BenchSubject> subjects{{"right", &card, {}, right}, {"wrong", &card, {}, wrong}};
+        for (const BenchModelRow& row : bench_model(subjects, bench)) {
+          SCOPED_TRACE(fmt::format("{} {} {} M={} {}: worst gap {:.3f}", dtype_name(dtype), pattern,
+                                   prefill ? "prefill" : "decode", row.m, row.subject, row.greedy.worst_gap));
+          EXPECT_EQ(row.greedy.compared, prefill ? row.sequences : 8 * row.m);
+          if (row.subject == "right") {
+            EXPECT_EQ(row.check, "ok");
+            EXPECT_GT(row.tokens_per_second, 0);
+            // Rounding leaves half of what is allowed alone.
+            EXPECT_LT(row.greedy.worst_gap, row.greedy.allowed / 2);
+          } else {
+            EXPECT_GT(row.greedy.wrong, row.greedy.compared / 2);
+            EXPECT_EQ(row.tokens_per_second, 0);
+          }
+        }
+      }
     }
   }
 }
