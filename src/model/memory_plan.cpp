@@ -71,10 +71,13 @@ Changing changing_bytes(const MemoryDemand& demand) {
   const std::int64_t running = std::min(largest, demand.sequences);
   const std::int64_t rows = demand.padded ? demand.padded(running) : running;
   const std::int64_t tokens = std::max(largest, rows);
-  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, rows) : StepScratch{};
+  // Scratch knows one number for sequences and rows.
+  const std::int64_t wanted = std::max(rows, demand.logit_rows);
+  const std::int64_t logits = demand.logit_rows > 0 ? demand.logit_rows : rows;
+  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, wanted) : StepScratch{};
   const std::int64_t blocks = ceil_div(demand.length, demand.page_size);
-  return {kv_bytes(demand), step_bytes(demand.config, tokens, rows, scratch), 4 * rows * demand.config.vocab,
-          demand.extra ? demand.extra(tokens, rows, blocks) : 0};
+  return {kv_bytes(demand), step_bytes(demand.config, tokens, wanted, scratch),
+          4 * logits * demand.config.vocab, demand.extra ? demand.extra(tokens, rows, blocks) : 0};
 }
 
 void check_sizes(const MemoryDemand& demand) {

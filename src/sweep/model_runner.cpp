@@ -13,6 +13,7 @@
 #include "core/samples.h"
 #include "core/text.h"
 #include "engine/evaluate.h"
+#include "engine/weight_plan.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
 #include "model/card_model.h"
@@ -266,10 +267,15 @@ void ModelRunner::evaluate(const CellOrder& order, CellResult& result) {
   const std::vector<std::int32_t> tokens = tokenizer.encode(read_text_lines(cell.options.text));
   ModelOptions options = *options_;
   options.validate = true;
-  const Model& model = load(cell, options);
   PerplexityOptions perplexity;
   perplexity.window = std::min(kEvalWindow, config_.max_position);
   perplexity.max_windows = cell.options.max_windows.value_or(0);
+  if (options.device == DeviceKind::kCuda) {
+    const EvalSizes sizes = perplexity_sizes(config_, static_cast<std::int64_t>(tokens.size()), perplexity);
+    const auto reader = open_weights(cell.model, config_, false);
+    plan_evaluation(cell.model, config_, *reader, options, {&sizes, 1}, budget_);
+  }
+  const Model& model = load(cell, options);
   const PerplexityResult found = evaluate_perplexity(model, tokens, perplexity);
   Measurement figure{"perplexity", "1", found.perplexity, {}, {}, found.windows};
   if (found.windows > 1) {

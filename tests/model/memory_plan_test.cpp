@@ -100,6 +100,21 @@ TEST(MemoryPlan, AQuantisedHeadIsCounted) {
   }
 }
 
+// Rows that go through the head in blocks, whatever the number of sequences.
+TEST(MemoryPlan, LogitsOfBlocks) {
+  MemoryDemand demand = demand_of("qwen2.5-7b", 0);
+  demand.length = 2048;
+  demand.step_tokens = 2048;
+  const std::int64_t row = 4 * demand.config.vocab;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), row);
+  const std::int64_t before = use(plan_memory(demand), "activations and scratch");
+  demand.logit_rows = 48;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), 48 * row);
+  EXPECT_EQ(use(plan_memory(demand), "activations and scratch"), before);  // the layers take more
+  demand.sequences = 100;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), 48 * row);
+}
+
 TEST(MemoryPlan, KeysAndValuesByTokenAndType) {
   MemoryDemand demand = demand_of("qwen2.5-14b", 0);
   demand.sequences = 3;

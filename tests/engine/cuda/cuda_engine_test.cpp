@@ -11,6 +11,7 @@
 #include "engine/alone.h"
 #include "engine/bench_fit.h"
 #include "engine/engine_core.h"
+#include "engine/weight_plan.h"
 #include "model/card_model.h"
 
 namespace slidesparse {
@@ -137,6 +138,49 @@ TEST_F(CudaEngine, TakesWhatWasPlanned) {
       EXPECT_LE(taken, planned) << words;
       EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << words;
     }
+  }
+}
+
+// The same of evaluations; and what does not fit is refused before anything is there.
+TEST_F(CudaEngine, EvaluationsTakeWhatWasPlanned) {
+  ModelConfig config = small_config();
+  config.vocab = 20000;
+  config.max_position = 4096;
+  std::vector<std::int32_t> tokens;
+  for (std::uint64_t i = 0; i < 7000; ++i)
+    tokens.push_back(static_cast<std::int32_t>(random_bits(5, i) % 20000));
+  ModelOptions options;
+  options.device = DeviceKind::kCuda;
+  options.ms = {2048};
+  const auto reader = random_weights(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1);
+  for (const std::int64_t window : {100, 3000}) {
+    PerplexityOptions perplexity;
+    perplexity.window = window;
+    const EvalSizes sizes = perplexity_sizes(config, static_cast<std::int64_t>(tokens.size()), perplexity);
+    const MemoryDemand model = card_memory(config, *reader, options, sizes.longest);
+    const std::int64_t planned = bytes_of(plan_memory(eval_demand(model, sizes)));
+    const std::int64_t before = device_memory_use().in_use;
+    reset_device_memory_peak();
+    {
+      const Model made = Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, options);
+      EXPECT_TRUE(std::isfinite(evaluate_perplexity(made, tokens, perplexity).perplexity));
+    }
+    const std::int64_t taken = device_memory_use().peak - before;
+    EXPECT_LE(taken, planned) << window;
+    EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << window;
+
+    ModelOptions chosen = options;
+    plan_evaluation("x", config, *reader, chosen, {&sizes, 1}, {2 * planned, {}});
+    EXPECT_EQ(chosen.weights, options.weights);
+    try {
+      plan_evaluation("x", config, *reader, chosen, {&sizes, 1}, {planned / 2, {}});
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+      EXPECT_TRUE(error.facts() != nullptr && error.facts()->planned);
+      EXPECT_EQ(chosen.weights, WeightPolicy::kSmallest);
+    }
+    EXPECT_EQ(device_memory_use().in_use, before);
   }
 }
 
