@@ -33,7 +33,6 @@ namespace {
 
 struct BenchCommand {
   std::string directory, model, shape, json, device, cache;
-  std::string head = "bf16";
   std::string kv_dtype = "bf16";
   std::string weights = "fastest";
   std::string layout = "slide";
@@ -178,7 +177,8 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
     return {{model}};
   }
   const ModelConfig config = known_model(command.model);
-  const DType head = parse_head_option(command.head);
+  const DType head = options.head.value_or(DType::kBF16);
+  const RandomLayers layers = layers_for_speed(options.device);  // of the reference, too
   const Layout layout =
       parse_layout_option(command.layout) == PackedLayout::kSplit ? Layout::kSplit : Layout::kPacked;
   std::vector<std::vector<PlannedModel>> all;
@@ -188,7 +188,7 @@ std::vector<std::vector<PlannedModel>> planned_models(const BenchCommand& comman
       const auto reader = random_weights(config, dtype, pattern, head, command.seed, layout);
       models.push_back(plan_bench_model(command.model, config, *reader, options, bench, budget));
       models.back().load = [=, seed = command.seed](const ModelOptions& how) {
-        return Model::random(config, dtype, pattern, head, seed, how, layout, layers_for_speed(how.device));
+        return Model::random(config, dtype, pattern, head, seed, how, layout, layers);
       };
     }
   }
@@ -211,11 +211,26 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     std::vector<Model> models;
     models.reserve(planned.size());
     std::vector<BenchSubject> subjects;
+    // Before anything else is loaded, because there may be no room for both. Random weights on the CPU are
+    // not made twice: there the model is its own reference, in other steps.
+    const bool apart = card || !command.directory.empty();
+    std::vector<std::shared_ptr<const GreedyReference>> references;
+    for (const PlannedModel& model : planned) {
+      if (!apart) break;
+      const double start = now_seconds();
+      references.push_back(std::make_shared<const GreedyReference>(
+          model.load(reference_options(model.options)), options.seed));
+      if (!quiet)
+        spdlog::info("{}: reference of greedy outputs in {:.1f} s", model.name, now_seconds() - start);
+    }
     for (const PlannedModel& model : planned) {
       const double start = now_seconds();
       models.push_back(model.load(model.options));
       if (!quiet) spdlog::info("{}: loaded in {:.1f} s", model.name, now_seconds() - start);
       subjects.push_back({model.name, &models.back()});
+      subjects.back().reference = apart
+                                      ? references[subjects.size() - 1]
+                                      : std::make_shared<const GreedyReference>(models.back(), options.seed);
       if (model.fits.empty()) continue;
       subjects.back().fit = [&model, &options](std::int64_t m) {
         return model.fits[static_cast<std::size_t>(std::ranges::find(options.m, m) - options.m.begin())];
@@ -224,8 +239,10 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     if (!quiet) print_memory(models.front());
     for (const BenchSubject& subject : subjects) print_explanation(command.linear, *subject.model, options.m);
     const auto measured = bench_model(subjects, options, [&](const BenchModelRow& row) {
-      if (!quiet)
-        spdlog::info("{} {} M={}: {:.2f} tokens/s", row.dtype, row.pattern, row.m, row.tokens_per_second);
+      if (quiet) return;
+      const std::string found =
+          row.greedy.wrong > 0 ? row.check : fmt::format("{:.2f} tokens/s", row.tokens_per_second);
+      spdlog::info("{} {} M={}: {}", row.dtype, row.pattern, row.m, found);
     });
     rows.insert(rows.end(), measured.begin(), measured.end());
   };
@@ -252,6 +269,13 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   }
   write_results(command, phase == BenchPhase::kPrefill ? "bench prefill" : "bench decode", limits,
                 model_rows_json(rows, limits));
+  for (const BenchModelRow& row : rows) {
+    if (row.greedy.wrong == 0) continue;
+    ErrorFacts facts;
+    facts.wrong_result = true;
+    fail_with(std::move(facts), ErrorKind::kInternal, "{} {} M={}: {}", row.dtype, row.pattern, row.m,
+              row.check);
+  }
 }
 
 void add_common(CLI::App* command, const std::shared_ptr<BenchCommand>& options) {
@@ -317,7 +341,6 @@ void add_bench(CLI::App& app, const GlobalOptions& global) {
     add_linear_options(*command, options->linear);
     command->add_option("--layout", options->layout, "With --model: slide or split weights")
         ->capture_default_str();
-    command->add_option("--head", options->head, "With --model: bf16 or int8 head")->capture_default_str();
     command->add_option("--kv-cache-dtype", options->kv_dtype, "Keys and values: bf16, or on a card fp8")
         ->capture_default_str();
     command->add_option("--runs", options->timing.runs, "Timed runs of every model")

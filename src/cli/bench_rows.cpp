@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -42,11 +43,16 @@ void add_pattern(ordered_json& row, const std::string& pattern) {
   row["zeroed"] = parsed.zeroed();
 }
 
+bool has_figures(const BenchModelRow& row) {
+  return row.greedy.wrong == 0;
+}
+
 // Seconds of the dense row with the same phase, dtype and M, if there is one in this run.
 std::map<std::string, double> dense_seconds(const std::vector<BenchModelRow>& rows) {
   std::map<std::string, double> seconds;
   for (const BenchModelRow& row : rows) {
-    if (row.pattern == "dense") seconds.emplace(fmt::format("{} {}", row.dtype, row.m), row.seconds.median);
+    if (row.pattern == "dense" && has_figures(row))
+      seconds.emplace(fmt::format("{} {}", row.dtype, row.m), row.seconds.median);
   }
   return seconds;
 }
@@ -194,15 +200,20 @@ ordered_json gemm_rows_json(const GemmBenchResult& result) {
 }
 
 std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLimits& limits) {
-  TextTable table({"model", "phase", "dtype", "pattern", "M", "step_tokens", "tokens/s", "ms/step (10..90 %)",
-                   "MB/token", "GB/s", "GFLOP/s", "of limit", "sparse", "vs dense"},
+  TextTable table({"model", "phase", "dtype", "pattern", "M", "step_tokens", "check", "tokens/s",
+                   "ms/step (10..90 %)", "MB/token", "GB/s", "GFLOP/s", "of limit", "sparse", "vs dense"},
                   {Align::kLeft, Align::kLeft, Align::kLeft, Align::kLeft});
   const auto dense = dense_seconds(rows);
   std::set<std::string> kernels;
   for (const BenchModelRow& row : rows) {
+    if (!has_figures(row)) {
+      table.add_row({row.subject, row.phase == BenchPhase::kPrefill ? "prefill" : "decode", row.dtype,
+                     row.pattern, fmt::format("{}", row.m), fmt::format("{}", row.step_tokens), "FAILED"});
+      continue;
+    }
     const double ratio = ratio_to_dense(dense, row);
     table.add_row({row.subject, row.phase == BenchPhase::kPrefill ? "prefill" : "decode", row.dtype,
-                   row.pattern, fmt::format("{}", row.m), fmt::format("{}", row.step_tokens),
+                   row.pattern, fmt::format("{}", row.m), fmt::format("{}", row.step_tokens), row.check,
                    fmt::format("{:.2f}", row.tokens_per_second),
                    fmt::format("{:.2f} ({:.2f}..{:.2f})", 1e3 * row.seconds.median, 1e3 * row.seconds.low,
                                1e3 * row.seconds.high),
@@ -216,6 +227,8 @@ std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLim
   }
   std::string text = table.to_string();
   for (const BenchModelRow& row : rows) {
+    if (!has_figures(row))
+      text += fmt::format("{} {} M={}: no figure: {}\n", row.dtype, row.pattern, row.m, row.check);
     if (!row.note.empty())
       text += fmt::format("{} {} M={}, step_tokens={}: {}\n", row.dtype, row.pattern, row.m, row.step_tokens,
                           row.note);
@@ -235,13 +248,27 @@ ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const Machi
                       {"sequences", row.sequences},
                       {"dtype", row.dtype}};
     add_pattern(json, row.pattern);
+    json["head"] = row.head;
     ordered_json kernels = ordered_json::object();
     for (const LinearKernel& linear : row.linears) kernels[linear.name] = linear.kernel;
     json["kernels"] = std::move(kernels);
     if (!row.attention.empty()) json["attention"] = row.attention;
     json["sparse_share"] = row.sparse_share;
-    json["check"] = "ok";
+    json["check"] = row.check;
+    if (row.greedy.compared > 0) {
+      ordered_json& greedy = json["greedy"];
+      greedy = {{"compared", row.greedy.compared},
+                {"differing", row.greedy.differing},
+                {"wrong", row.greedy.wrong}};
+      // Infinity has no JSON.
+      if (std::isfinite(row.greedy.worst_gap)) greedy["worst_gap"] = row.greedy.worst_gap;
+      greedy["allowed_gap"] = row.greedy.allowed;
+    }
     if (!row.note.empty()) json["note"] = row.note;
+    if (!has_figures(row)) {
+      all.push_back(std::move(json));
+      continue;
+    }
     json["seconds"] = spread_json(row.seconds);
     json["tokens_per_second"] = row.tokens_per_second;
     json["flops_per_second"] = 1e9 * row.gigaflops_per_second;

@@ -16,7 +16,9 @@ DType parse_dtype_option(const std::string& text) {
 DType parse_head_option(const std::string& text) {
   if (text == kBf16Word) return DType::kBF16;
   if (text == kInt8Word) return DType::kI8;
-  fail(ErrorKind::kUsage, "--head {}: possible are bf16, int8", printable(text, 40));
+  const bool fp8 = text == kFp8Word;
+  fail(ErrorKind::kUsage, "--head {}: directories have it in bf16 or int8{}", printable(text, 40),
+       fp8 ? "; `generate`, `eval` and `bench` quantise a bf16 one when they load it" : "");
 }
 
 DType parse_kv_dtype_option(const std::string& text) {

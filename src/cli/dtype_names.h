@@ -11,7 +11,7 @@ namespace slidesparse {
 // "int8", "fp8" or "bf16" on the command line. Throws kUsage with the list.
 DType parse_dtype_option(const std::string& text);
 
-// "bf16" or "int8": what --head takes. Throws kUsage with the list.
+// "bf16" or "int8": what --head of `convert` takes. Throws kUsage with the list.
 DType parse_head_option(const std::string& text);
 
 // "bf16" or "fp8": what --kv-cache-dtype takes. Throws kUsage with the list.

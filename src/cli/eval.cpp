@@ -14,9 +14,13 @@
 #include "core/progress.h"
 #include "core/text.h"
 #include "engine/evaluate.h"
+#include "engine/weight_plan.h"
+#include "io/json.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
+#include "model/card_model.h"
 #include "model/model.h"
+#include "model/weight_reader.h"
 
 namespace slidesparse {
 namespace {
@@ -39,11 +43,28 @@ struct EvalRow {
   std::optional<HellaSwagResult> hellaswag;
 };
 
+// Before anything is on the card: forms of the weights that leave room for what is to run, or one error.
+void plan_memory_of(const std::string& directory, const EvalOptions& options, const Tokenizer& tokenizer,
+                    std::int64_t text_tokens, const std::vector<HellaSwagTask>& tasks, ModelOptions& how) {
+  const std::filesystem::path file = std::filesystem::path(directory) / "config.json";
+  const ModelConfig config = parse_model_config(read_text_file(file), file.string());
+  std::vector<EvalSizes> sizes;
+  if (!options.text.empty()) sizes.push_back(perplexity_sizes(config, text_tokens, options.perplexity));
+  if (!tasks.empty()) sizes.push_back(hellaswag_sizes(config, tokenizer, tasks, how.device));
+  const auto reader = open_weights(directory, config, false);
+  plan_evaluation(directory, config, *reader, how, sizes, card_budget());
+}
+
 EvalRow evaluate(const std::string& directory, const EvalOptions& options, const std::string& text,
                  const std::vector<HellaSwagTask>& tasks, bool quiet) {
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(directory) / "tokenizer.json");
   ModelOptions model_options = slidesparse::model_options(options.linear, {options.perplexity.window});
   model_options.validate = true;
+  const std::vector<std::int32_t> tokens =
+      options.text.empty() ? std::vector<std::int32_t>() : tokenizer.encode(text);
+  if (model_options.device == DeviceKind::kCuda)
+    plan_memory_of(directory, options, tokenizer, static_cast<std::int64_t>(tokens.size()), tasks,
+                   model_options);
   const Model model = Model::load(directory, model_options);
   if (!quiet) print_memory(model);
   print_explanation(options.linear, model, std::span(&options.perplexity.window, 1));
@@ -59,7 +80,6 @@ EvalRow evaluate(const std::string& directory, const EvalOptions& options, const
     });
   };
   if (!options.text.empty()) {
-    const std::vector<std::int32_t> tokens = tokenizer.encode(text);
     row.text_tokens = static_cast<std::int64_t>(tokens.size());
     run("windows", [&](const EvalProgress& on_window) {
       row.perplexity = evaluate_perplexity(model, tokens, options.perplexity, on_window);

@@ -69,9 +69,10 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
       fail(ErrorKind::kUsage, "--layer {}: {} has layers 0 to {}", options.layer, options.directory,
            config.layers - 1);
     }
+    const std::string name = std::filesystem::path(options.directory).lexically_normal().filename().string();
     subject.shapes =
-        layer_shapes(config, std::filesystem::path(options.directory).lexically_normal().filename().string(),
-                     options.layer, open_weights(options.directory, config, /*validate=*/true));
+        layer_shapes(config, name, options.layer, open_weights(options.directory, config, /*validate=*/true));
+    subject.head = head_shape(config, name);
     subject.dtypes = {info->dtype};
     for (const GemmShape& shape : subject.shapes) {
       const Pattern pattern = shape.stored->members.front().pattern;
@@ -84,6 +85,7 @@ GemmSubject gemm_subject(const std::string& command, const GemmSubjectOptions& o
     const ModelConfig config = known_model(options.model);
     subject.layers = config.layers;
     subject.shapes = layer_shapes(config, options.model, 0, nullptr);
+    subject.head = head_shape(config, options.model);
   } else {
     subject.shapes = {parse_shape(options.shape)};
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct GemmSubject {
   std::vector<DType> dtypes;
   std::vector<Pattern> patterns;
   std::int64_t layers = 1;  // of the model
+  // The linear behind the last layer, whatever its dtype; nothing without a model.
+  std::optional<GemmShape> head{};
 };
 // A directory's shapes have its own weights, those of `layer`. `command` is for messages. Throws kUsage or
 // kInput.

@@ -65,6 +65,10 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
   app.add_option("--attention", command.placement.attention,
                  "On a card, for whole prompts of equal lengths: auto (cuDNN where it is there) or own")
       ->capture_default_str();
+  app.add_option(
+      "--head", command.placement.head,
+      "Output head: bf16, int8 or fp8; a bf16 one is quantised when it is loaded (default: as it is "
+      "stored, bf16 of random weights)");
   app.add_option("--memory-limit", command.memory_limit,
                  "On a card: behave as if it had only so much memory, 22.4GiB for example");
   app.add_flag("--explain", command.explain,

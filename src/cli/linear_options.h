@@ -20,7 +20,7 @@ struct LinearCommand {
 // Bytes of a --memory-limit, "22.4GiB" for example; empty: 0. Throws kUsage for what is no size.
 std::int64_t parse_memory_limit_option(const std::string& text);
 
-// --device, --backend, --cache, --weights, --memory-limit and --explain.
+// --device, --backend, --cache, --weights, --attention, --head, --memory-limit and --explain.
 void add_linear_options(CLI::App& app, LinearCommand& command);
 // As model_options of a Placement; throws kUsage for a limit that is no size, too.
 ModelOptions model_options(const LinearCommand& command, std::vector<std::int64_t> ms);

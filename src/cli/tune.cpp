@@ -26,7 +26,7 @@ namespace slidesparse {
 namespace {
 
 struct TuneCommand {
-  std::string directory, model, shape, cache, device;
+  std::string directory, model, shape, cache, device, head;
   std::string layout = "slide";
   std::vector<std::string> dtypes, patterns, backends;
   std::vector<std::int64_t> m;
@@ -53,6 +53,12 @@ TunerOptions tuner_options(const TuneCommand& command, std::vector<NamedShape>& 
   for (const DType dtype : subject.dtypes) {
     for (const GemmShape& shape : subject.shapes)
       names.push_back({shape.name, {shape.n, shape.k, dtype, shape.bias, shape.stored, shape.layout}});
+  }
+  if (const std::optional<DType> head = parse_head(command.head)) {
+    if (!subject.head)
+      fail(ErrorKind::kUsage, "--head {}: goes with DIR or --model; a shape of one's own has none",
+           command.head);
+    names.push_back({subject.head->name, head_track(*subject.head, *head)});
   }
   for (const NamedShape& named : names) options.shapes.push_back(named.shape);
   options.patterns = subject.patterns;
@@ -116,7 +122,7 @@ std::string summary(const std::vector<NamedShape>& shapes, const TunerOptions& o
   };
   for (const NamedShape& named : shapes) {
     const TrackShape& shape = named.shape;
-    for (const std::int64_t m : options.ms) {
+    for (const std::int64_t m : ms_of(shape, options.ms)) {
       const auto dense = chosen(shape, Pattern(), m);
       std::vector<std::string> cells{named.name, fmt::format("{}", shape.n), fmt::format("{}", shape.k),
                                      std::string(dtype_word(shape.dtype)), fmt::format("{}", m)};
@@ -124,7 +130,7 @@ std::string summary(const std::vector<NamedShape>& shapes, const TunerOptions& o
       cells.push_back(dense ? dense->kernel.name : "-");
       for (const Pattern& pattern : options.patterns) {
         if (pattern.is_dense()) continue;
-        const auto sparse = chosen(shape, pattern, m);
+        const auto sparse = shape.never_pruned ? std::nullopt : chosen(shape, pattern, m);
         cells.push_back(sparse ? cell(*sparse, dense ? dense->seconds : 0) : "-");
       }
       table.add_row(std::move(cells));
@@ -227,6 +233,8 @@ void add_tune(CLI::App& app, const GlobalOptions& global) {
       ->add_option("--m", options->m,
                    "List of M, tokens in a step (default 16,64,256,1024,4096,16384; CPU 1,8,64,512)")
       ->delimiter(',');
+  command->add_option("--head", options->head,
+                      "Tune the output head, too: bf16, int8 or fp8 (at 1024 rows at most)");
   command->add_option("--backend", options->backends, "List of backends (default: all of the device)")
       ->delimiter(',');
   command->add_option("--device", options->device, "cpu or cuda (default: cuda where there is a card)");

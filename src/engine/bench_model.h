@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/samples.h"
+#include "engine/greedy_check.h"
 #include "gemm/machine_limits.h"
 #include "model/model.h"
 
@@ -24,6 +26,7 @@ struct BenchModelOptions {
   std::int64_t steps = 32;   // decode: timed steps of a run
   std::uint64_t seed = 1;    // of the token ids
   DType kv_dtype = DType::kBF16;
+  bool spoil_check = false;  // every output that the check sees is another one than was drawn: it has to fail
 };
 
 struct BenchFit;
@@ -34,6 +37,8 @@ struct BenchSubject {
   const Model* model = nullptr;
   // How an M is run (engine/bench_fit.h); empty: in one step.
   std::function<BenchFit(std::int64_t m)> fit = {};
+  // Of the same weights; null: outputs are not compared.
+  std::shared_ptr<const GreedyReference> reference = nullptr;
 };
 
 // What one linear of the model ran on.
@@ -50,9 +55,12 @@ struct BenchModelRow {
   BenchPhase phase = BenchPhase::kPrefill;
   std::string dtype;    // "int8"
   std::string pattern;  // "6:8"
+  std::string head;     // dtype of the output head
   std::int64_t m = 0;
   std::int64_t sequences = 0;  // prefill: prompts in the step; decode: sequences verified to run in each step
   std::int64_t step_tokens = 0;     // the GEMM's M (of the last, smaller step the rest)
+  GreedyCheck greedy;               // outputs that were compared before anything was timed
+  std::string check = "ok";         // or what was wrong with them: no figures then; or "not compared"
   std::string note;                 // why M or step_tokens is not what was asked for; empty: it is
   Spread seconds;                   // of m tokens: a step, or as many as it takes
   double tokens_per_second = 0;     // from the median
@@ -67,10 +75,12 @@ struct BenchModelRow {
   std::string attention;  // on a card: what computes it, in words
 };
 
-// Times every subject at every m; subjects are interleaved run by run, so that drift of the machine meets all
-// alike. Random token ids. Prefill: ceil(m / 1024) prompts of min(m, 1024) tokens, in one step where it fits,
-// of which each prompt's last logits are wanted; keys and values live for the layer that runs. Decode: m
-// sequences. `progress` is called with the rows done so far.
+// Times every subject at every m, after it has run once in just that way - same kernels, same batch - on
+// prompts whose greedy outputs the reference knows: all of decode's sequences for a few tokens, one token of
+// each of prefill's prompts. What is wrong there has a row with no figures. Subjects are interleaved run by
+// run, so that drift of the machine meets all alike. Random token ids. Prefill: ceil(m / 1024) prompts of
+// min(m, 1024) tokens, in one step where it fits, of which each prompt's last logits are wanted; keys and
+// values live for the layer that runs. Decode: m sequences. `progress` is called with the rows done so far.
 // Throws kInterrupted; kUsage for m < 1 or beyond max_position.
 std::vector<BenchModelRow> bench_model(std::span<const BenchSubject> subjects,
                                        const BenchModelOptions& options,

@@ -4,14 +4,11 @@
 
 #include "core/fail.h"
 #include "core/log.h"
-#include "core/text.h"
+#include "engine/weight_plan.h"
 #include "model/card_model.h"
 
 namespace slidesparse {
 namespace {
-
-static_assert(WeightPolicy::kSmallest < WeightPolicy::kBalanced &&
-              WeightPolicy::kBalanced < WeightPolicy::kFastest);
 
 // The most that a bench of `model` takes at once.
 std::int64_t most_bytes(const MemoryDemand& model, const BenchModelOptions& bench) {
@@ -32,23 +29,16 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
   if (options.device != DeviceKind::kCuda) return model;
   std::int64_t longest = 0;
   for (const std::int64_t m : bench.m) longest = std::max(longest, bench_length(bench.phase, m, bench));
-  const std::int64_t free = budget.free();
-  std::int64_t asked = 0;
-  for (const WeightPolicy policy :
-       {WeightPolicy::kFastest, WeightPolicy::kBalanced, WeightPolicy::kSmallest}) {
-    if (policy > options.weights) continue;  // never more than was asked for
-    model.options.weights = policy;
-    model.demand = card_memory(config, reader, model.options, longest);
-    const std::int64_t bytes = most_bytes(model.demand, bench);
-    if (asked == 0) asked = bytes;
-    if (bytes <= free) break;
-  }
-  if (model.options.weights != options.weights) {
-    spdlog::info("{}: --weights {} takes {}, {} are free: {}", name, weight_policy_name(options.weights),
-                 format_bytes(static_cast<double>(asked)), format_bytes(static_cast<double>(free)),
-                 weight_policy_name(model.options.weights));
-  }
+  model.demand = plan_weights(name, config, reader, model.options, longest, budget,
+                              [&](const MemoryDemand& demand) { return most_bytes(demand, bench); });
   return model;
+}
+
+ModelOptions reference_options(const ModelOptions& options) {
+  ModelOptions reference;
+  reference.head = options.head;
+  reference.validate = options.validate;
+  return reference;
 }
 
 bool fit_together(const std::vector<PlannedModel>& models, const BenchModelOptions& bench) {

@@ -27,6 +27,9 @@ PlannedModel plan_bench_model(const std::string& name, const ModelConfig& config
                               const ModelOptions& options, const BenchModelOptions& bench,
                               const MemoryBudget& budget);
 
+// How the reference of a model that runs as `options` say is loaded: on the CPU, by rule, the same weights.
+ModelOptions reference_options(const ModelOptions& options);
+
 // Whether all of them fit beside each other at every M, so that they can be timed in turn.
 bool fit_together(const std::vector<PlannedModel>& models, const BenchModelOptions& bench);
 // How each M is run with that model alone on the card. Throws kUnsupported, with the bytes, if one cannot be.

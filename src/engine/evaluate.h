@@ -34,6 +34,17 @@ struct PerplexityResult {
   double tokens_per_second = 0;    // windows * window / seconds
 };
 
+// What an evaluation makes ready for, each the most of any of its steps: what memory is planned from before a
+// model is on a card.
+struct EvalSizes {
+  std::int64_t step_tokens = 1;
+  std::int64_t sequences = 1;   // of a step
+  std::int64_t longest = 1;     // tokens of a sequence
+  std::int64_t pages = 1;       // of the KV cache
+  std::int64_t page_size = 64;  // tokens
+  std::int64_t logit_rows = 1;  // held at a time
+};
+
 // Called after each window or task with how many are done of how many.
 using EvalProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
@@ -41,6 +52,9 @@ using EvalProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 // kInterrupted.
 PerplexityResult evaluate_perplexity(const Model& model, std::span<const std::int32_t> tokens,
                                      const PerplexityOptions& options, const EvalProgress& progress = {});
+
+// Of that, on any device; throws as it does for options and texts that cannot be.
+EvalSizes perplexity_sizes(const ModelConfig& config, std::int64_t tokens, const PerplexityOptions& options);
 
 struct HellaSwagTask {
   std::string context;
@@ -74,5 +88,9 @@ struct HellaSwagResult {
 
 HellaSwagResult evaluate_hellaswag(const Model& model, const Tokenizer& tokenizer,
                                    std::span<const HellaSwagTask> tasks, const EvalProgress& progress = {});
+
+// Of that, on a device of that kind; the tasks are encoded for it.
+EvalSizes hellaswag_sizes(const ModelConfig& config, const Tokenizer& tokenizer,
+                          std::span<const HellaSwagTask> tasks, DeviceKind device);
 
 }  // namespace slidesparse

@@ -8,6 +8,7 @@
 #include "core/samples.h"
 #include "engine/evaluate.h"
 #include "engine/sequences.h"
+#include "model/decoder.h"
 #include "ops/elementwise.h"
 
 namespace slidesparse {
@@ -57,30 +58,68 @@ EncodedTask encode(const Tokenizer& tokenizer, const HellaSwagTask& task, std::i
   return encoded;
 }
 
+// As many tasks from number `begin` on as are run together.
+std::vector<EncodedTask> next_group(const Tokenizer& tokenizer, std::span<const HellaSwagTask> tasks,
+                                    std::size_t begin, std::int64_t max_position) {
+  std::vector<EncodedTask> group;
+  std::int64_t tokens = 0;
+  while (begin + group.size() < tasks.size()) {
+    EncodedTask task = encode(tokenizer, tasks[begin + group.size()], max_position);
+    if (!group.empty() && tokens + task.tokens() > kGroupTokens) break;
+    tokens += task.tokens();
+    group.push_back(std::move(task));
+  }
+  return group;
+}
+
+// On the CPU pages hold one token, so that endings share all of their context.
+std::int64_t page_size_on(DeviceKind device) {
+  return device == DeviceKind::kCpu ? 1 : 16;
+}
+
+// What a group takes: see TaskScorer for its two steps.
+EvalSizes sizes_of(std::span<const EncodedTask> group, std::int64_t page_size) {
+  const auto pages_for = [&](std::int64_t tokens) { return ceil_div(tokens, page_size); };
+  EvalSizes sizes;
+  sizes.page_size = page_size;
+  sizes.pages = 0;
+  std::int64_t contexts = 0, endings = 0, sequences = 0, predicted = 0;
+  for (const EncodedTask& task : group) {
+    const auto length = static_cast<std::int64_t>(task.context.size());
+    sizes.pages += pages_for(length);
+    contexts += length;
+    for (const auto& ending : task.endings) {
+      const std::int64_t fed = static_cast<std::int64_t>(ending.size()) - 1;
+      sizes.pages += pages_for(length % page_size + fed);
+      sizes.longest = std::max(sizes.longest, length + fed + 1);
+      if (fed == 0) continue;
+      endings += length % page_size + fed;
+      predicted += fed;
+      ++sequences;
+    }
+  }
+  const auto tasks = static_cast<std::int64_t>(group.size());
+  sizes.pages = std::max(sizes.pages, pages_for(kGroupTokens));
+  sizes.step_tokens = std::max(contexts, endings);
+  sizes.sequences = std::max(tasks, sequences);
+  sizes.logit_rows = std::max(tasks, predicted);  // the second step's go in blocks
+  return sizes;
+}
+
 // Scores tasks in groups: all contexts in one step, then all endings, which share the full pages of their
 // context and feed the rest of it once more. On the CPU pages hold one token, so that there is no rest.
 class TaskScorer {
  public:
-  explicit TaskScorer(const Model& model)
-      : model_(model), page_size_(model.device().kind == DeviceKind::kCpu ? 1 : 16) {
+  explicit TaskScorer(const Model& model) : model_(model), page_size_(page_size_on(model.device().kind)) {
     context_.arena = &arena_;
   }
 
   std::vector<std::array<double, 4>> score(std::span<const EncodedTask> tasks) {
-    std::int64_t pages = 0;
-    std::int64_t longest = 0;
-    for (const EncodedTask& task : tasks) {
-      const auto length = static_cast<std::int64_t>(task.context.size());
-      pages += pages_for(length);
-      for (const auto& ending : task.endings) {
-        pages += pages_for(length % page_size_ + static_cast<std::int64_t>(ending.size()) - 1);
-        longest = std::max(longest, length + static_cast<std::int64_t>(ending.size()));
-      }
-    }
-    if (!cache_ || cache_->pages() < pages)
-      cache_.emplace(model_.config(), std::max(pages, pages_for(kGroupTokens)), page_size_, model_.device());
+    const EvalSizes sizes = sizes_of(tasks, page_size_);
+    if (!cache_ || cache_->pages() < sizes.pages)
+      cache_.emplace(model_.config(), sizes.pages, page_size_, model_.device());
     scores_.assign(tasks.size(), {});
-    StepBuilder step(pages_for(longest));
+    StepBuilder step(pages_for(sizes.longest));
     run_contexts(tasks, step);
     run_endings(tasks, step);
     return scores_;
@@ -178,6 +217,25 @@ double share_error(double share, double n) {
 
 }  // namespace
 
+EvalSizes hellaswag_sizes(const ModelConfig& config, const Tokenizer& tokenizer,
+                          std::span<const HellaSwagTask> tasks, DeviceKind device) {
+  EvalSizes most;
+  most.page_size = page_size_on(device);
+  for (std::size_t begin = 0; begin < tasks.size();) {
+    const std::vector<EncodedTask> group = next_group(tokenizer, tasks, begin, config.max_position);
+    const EvalSizes sizes = sizes_of(group, most.page_size);
+    for (std::int64_t EvalSizes::*const size :
+         {&EvalSizes::step_tokens, &EvalSizes::sequences, &EvalSizes::longest, &EvalSizes::pages}) {
+      most.*size = std::max(most.*size, sizes.*size);
+    }
+    const std::int64_t tasks_here = static_cast<std::int64_t>(group.size());
+    most.logit_rows =
+        std::max({most.logit_rows, tasks_here, std::min(logit_block_rows(config), sizes.logit_rows)});
+    begin += group.size();
+  }
+  return most;
+}
+
 HellaSwagResult evaluate_hellaswag(const Model& model, const Tokenizer& tokenizer,
                                    std::span<const HellaSwagTask> tasks, const EvalProgress& progress) {
   if (tasks.empty()) fail_input("HellaSwag: no tasks");
@@ -187,14 +245,9 @@ HellaSwagResult evaluate_hellaswag(const Model& model, const Tokenizer& tokenize
   std::int64_t right = 0, right_norm = 0;
   for (std::size_t begin = 0; begin < tasks.size();) {
     check_interrupt("nothing was kept; run the same command again");
-    std::vector<EncodedTask> group;
+    const std::vector<EncodedTask> group = next_group(tokenizer, tasks, begin, model.config().max_position);
     std::int64_t tokens = 0;
-    while (begin + group.size() < tasks.size()) {
-      EncodedTask task = encode(tokenizer, tasks[begin + group.size()], model.config().max_position);
-      if (!group.empty() && tokens + task.tokens() > kGroupTokens) break;
-      tokens += task.tokens();
-      group.push_back(std::move(task));
-    }
+    for (const EncodedTask& task : group) tokens += task.tokens();
     const double start = now_seconds();
     const std::vector<std::array<double, 4>> scores = scorer.score(group);
     result.seconds += now_seconds() - start;

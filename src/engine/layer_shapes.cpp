@@ -10,6 +10,9 @@ namespace {
 constexpr double kProbeSeconds = 20;
 constexpr double kProbeStartSeconds = 60;
 
+// One a prompt or a sequence: prefill of 16,384 tokens wants 16. FP32 logits of more would take gigabytes.
+constexpr std::int64_t kMostHeadRows = 1024;
+
 }  // namespace
 
 std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name, std::int64_t layer,
@@ -32,6 +35,18 @@ std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string
     shapes.push_back(std::move(shape));
   }
   return shapes;
+}
+
+GemmShape head_shape(const ModelConfig& config, const std::string& name) {
+  return {name + "/head", config.vocab, config.hidden, false};
+}
+
+TrackShape head_track(const GemmShape& head, DType dtype) {
+  TrackShape shape{head.n, head.k, dtype};
+  shape.out = DType::kF32;
+  shape.never_pruned = true;
+  shape.most_m = kMostHeadRows;
+  return shape;
 }
 
 std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants) {

@@ -17,6 +17,11 @@ namespace slidesparse {
 std::vector<GemmShape> layer_shapes(const ModelConfig& config, const std::string& name, std::int64_t layer,
                                     const std::shared_ptr<WeightReader>& reader);
 
+// The linear from the last layer to the logits, "NAME/head".
+GemmShape head_shape(const ModelConfig& config, const std::string& name);
+// How the tuner takes it: never pruned, FP32 outputs, for the rows of a step whose logits are wanted.
+TrackShape head_track(const GemmShape& head, DType dtype);
+
 // Runs kernels that might bring a process down in another one ("slidesparse probe-kernel"): why each must not
 // run here, empty for those that may.
 std::vector<std::string> probe_kernels(const TrackShape& shape, const std::vector<RaceEntrant>& entrants);

@@ -29,7 +29,8 @@ Model random_model(const ModelSource& source, const ModelOptions& options) {
   if (source.layers > 0) layers = source.layers;
   const ModelConfig config =
       parse_model_config(preset_config_json(source.preset, layers), "preset " + source.preset);
-  return Model::random(config, source.dtype, source.pattern, DType::kBF16, source.seed, options);
+  return Model::random(config, source.dtype, source.pattern, options.head.value_or(DType::kBF16), source.seed,
+                       options);
 }
 
 }  // namespace
@@ -42,6 +43,7 @@ Engine Engine::load(const ModelSource& source, const EngineOptions& options) {
   placement.backends = source.backends;
   placement.cache = source.tuning_cache;
   placement.weights = source.weights;
+  placement.head = source.head;
   placement.memory_limit = source.memory_limit;
   ModelOptions made = model_options(placement, step_sizes(options));
   made.check_memory = [options](const ModelConfig& config, const auto& model) {

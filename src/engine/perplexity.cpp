@@ -8,6 +8,7 @@
 #include "core/samples.h"
 #include "engine/evaluate.h"
 #include "engine/sequences.h"
+#include "model/decoder.h"
 #include "ops/elementwise.h"
 
 namespace slidesparse {
@@ -17,13 +18,30 @@ namespace {
 constexpr std::int64_t kStepTokens = 2048;
 constexpr std::int64_t kPageSize = 64;
 
+std::int64_t windows_per_step(std::int64_t window) {
+  return std::max<std::int64_t>(1, kStepTokens / window);
+}
+
+// Tokens of a window of a text of so many; checks both.
+std::int64_t checked_window(const ModelConfig& config, std::int64_t tokens,
+                            const PerplexityOptions& options) {
+  if (options.window < 2 || options.window > config.max_position) {
+    fail(ErrorKind::kUsage, "window {}: 2 to {} (the model's positions) are possible", options.window,
+         config.max_position);
+  }
+  if (options.max_windows < 0)
+    fail(ErrorKind::kUsage, "max windows {}: 0 (all) or more", options.max_windows);
+  if (tokens < 2) fail_input("the text has {} tokens; at least 2 are needed", tokens);
+  return std::min(options.window, tokens);
+}
+
 // Sums of negative log likelihoods of windows first, first + 1, ... (one a sequence).
 class WindowScorer {
  public:
   WindowScorer(const Model& model, std::int64_t window)
       : model_(model),
         window_(window),
-        per_step_(std::max<std::int64_t>(1, kStepTokens / window)),
+        per_step_(windows_per_step(window)),
         blocks_(ceil_div(window, kPageSize)),
         cache_(model.config(), per_step_ * blocks_, kPageSize, model.device()),
         step_(blocks_) {
@@ -91,18 +109,23 @@ void finish(PerplexityResult& result) {
 
 }  // namespace
 
+EvalSizes perplexity_sizes(const ModelConfig& config, std::int64_t tokens, const PerplexityOptions& options) {
+  const std::int64_t window = checked_window(config, tokens, options);
+  EvalSizes sizes;
+  sizes.sequences = windows_per_step(window);
+  sizes.step_tokens = sizes.sequences * std::min(window, kStepTokens);
+  sizes.longest = window;
+  sizes.page_size = kPageSize;
+  sizes.pages = sizes.sequences * ceil_div(window, kPageSize);
+  sizes.logit_rows = std::min(logit_block_rows(config), sizes.step_tokens);
+  return sizes;
+}
+
 PerplexityResult evaluate_perplexity(const Model& model, std::span<const std::int32_t> tokens,
                                      const PerplexityOptions& options, const EvalProgress& progress) {
   const auto count = static_cast<std::int64_t>(tokens.size());
-  if (options.window < 2 || options.window > model.config().max_position) {
-    fail(ErrorKind::kUsage, "window {}: 2 to {} (the model's positions) are possible", options.window,
-         model.config().max_position);
-  }
-  if (options.max_windows < 0)
-    fail(ErrorKind::kUsage, "max windows {}: 0 (all) or more", options.max_windows);
-  if (count < 2) fail_input("the text has {} tokens; at least 2 are needed", count);
   PerplexityResult result;
-  result.window = std::min(options.window, count);
+  result.window = checked_window(model.config(), count, options);
   result.windows = count / result.window;
   if (options.max_windows > 0) result.windows = std::min(result.windows, options.max_windows);
   result.predictions = result.windows * (result.window - 1);

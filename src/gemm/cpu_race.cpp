@@ -50,7 +50,7 @@ class CpuRunner : public RaceRunner {
       const float scale = desc.x == DType::kBF16 ? 1.0f : inputs_->scales[static_cast<std::size_t>(token)];
       const WeightSource row = weights_->source(0, n, 1);
       const double wanted = reference_output(desc, row, x, scale);
-      const double got = bf16_to_float(inputs_->out.as<std::uint16_t>()[token * desc.n + n]);
+      const double got = output_at(desc.out, inputs_->out.data(), token * desc.n + n);
       const double allowed =
           desc.x == DType::kI8 ? 0 : output_tolerance(desc, entrant_.kernel, row, x, scale, wanted, false);
       if (!(std::fabs(got - wanted) <= allowed))
@@ -124,7 +124,7 @@ class CpuTrack : public RaceTrack {
     for (std::int64_t i = 0; i < m_; ++i) {
       inputs_->scales.push_back(0x1p-6f * (1.0f + random_uniform(seed_ + 18, static_cast<std::uint64_t>(i))));
     }
-    inputs_->out = Buffer(static_cast<std::size_t>(m_ * shape_.n) * dtype_size(DType::kBF16));
+    inputs_->out = Buffer(static_cast<std::size_t>(m_ * shape_.n) * dtype_size(shape_.out));
     return inputs_;
   }
 
@@ -137,6 +137,18 @@ class CpuTrack : public RaceTrack {
 
 }  // namespace
 
+std::vector<Pattern> patterns_of(const TrackShape& shape, const std::vector<Pattern>& patterns) {
+  return shape.never_pruned ? std::vector<Pattern>{Pattern()} : patterns;
+}
+
+std::vector<std::int64_t> ms_of(const TrackShape& shape, const std::vector<std::int64_t>& ms) {
+  std::vector<std::int64_t> all = ms;
+  for (std::int64_t& m : all) m = shape.most_m > 0 ? std::min(m, shape.most_m) : m;
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
 bool has_stored(const TrackShape& shape, Pattern pattern) {
   return shape.stored && shape.stored->members.front().pattern == pattern &&
          shape.stored->members.front().dtype == shape.dtype;
@@ -148,6 +160,7 @@ GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, De
   desc.n = shape.n;
   desc.k = shape.k;
   desc.x = desc.w = shape.dtype;
+  desc.out = shape.out;
   desc.pattern = pattern;
   desc.layout = pattern.is_dense() ? Layout::kDense : shape.layout;
   desc.bias = shape.bias;

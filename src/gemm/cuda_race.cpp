@@ -63,7 +63,7 @@ struct Shared {
   std::int64_t x_rows = 0;
   DeviceBuffer q, scale, out, workspace;
   DeviceBuffer busy;
-  PinnedBuffer samples{2 * kSampledOutputs};
+  PinnedBuffer samples{4 * kSampledOutputs};
 
   void occupy() {
     grow(busy, kBusyBytes, "bench delay");
@@ -107,32 +107,33 @@ class CudaRunner : public RaceRunner {
         expected_(std::move(expected)) {
     const GemmDesc& desc = entrant_.desc;
     element_ = static_cast<std::int64_t>(dtype_size(desc.x));
+    out_element_ = static_cast<std::int64_t>(dtype_size(desc.out));
     // BF16 that is neither lifted nor padded is read as it is.
     direct_ = desc.x == DType::kBF16 && footprint_.lift == 0 && !footprint_.gathered &&
               footprint_.k_padded == desc.k && footprint_.m_padded <= desc.m;
     if (!direct_)
       Shared::grow(shared_->q, footprint_.m_padded * footprint_.k_padded * element_, "bench codes");
     Shared::grow(shared_->scale, footprint_.m_padded * 4, "bench scales");
-    Shared::grow(shared_->out, desc.m * desc.n * 2, "bench output");
+    Shared::grow(shared_->out, desc.m * desc.n * out_element_, "bench output");
     Shared::grow(shared_->workspace, std::max<std::int64_t>(plan_.workspace_bytes, 0) + kWorkspaceSlack,
                  "bench workspace");
   }
 
   std::string check() override {
     const GemmDesc& desc = entrant_.desc;
-    fill_device(shared_->out.data(), 0xff, desc.m * desc.n * 2, shared_->stream.handle());
+    fill_device(shared_->out.data(), 0xff, desc.m * desc.n * out_element_, shared_->stream.handle());
     quantise();
     multiply(0);
     for (std::size_t i = 0; i < expected_->samples.size(); ++i) {
       const Expected::Sample& sample = expected_->samples[i];
-      copy_to_host(shared_->samples.data() + 2 * i,
-                   shared_->out.data() + (sample.token * desc.n + sample.n) * 2, 2, shared_->stream.handle());
+      copy_to_host(shared_->samples.data() + static_cast<std::int64_t>(i) * out_element_,
+                   shared_->out.data() + (sample.token * desc.n + sample.n) * out_element_, out_element_,
+                   shared_->stream.handle());
     }
     shared_->stream.synchronize();
-    const auto* got_bits = reinterpret_cast<const std::uint16_t*>(shared_->samples.data());
     for (std::size_t i = 0; i < expected_->samples.size(); ++i) {
       const Expected::Sample& sample = expected_->samples[i];
-      const double got = bf16_to_float(got_bits[i]);
+      const double got = output_at(desc.out, shared_->samples.data(), static_cast<std::int64_t>(i));
       const double allowed = output_tolerance(desc, entrant_.kernel, weights_->source(0, sample.n, 1),
                                               sample.x.data(), sample.scale, sample.value, is_hopper());
       if (!(std::fabs(got - sample.value) <= allowed)) {
@@ -234,7 +235,8 @@ class CudaRunner : public RaceRunner {
   std::shared_ptr<const Expected> expected_;
   std::unique_ptr<CudaGraph> graph_;
   int graph_runs_ = 0;
-  std::int64_t element_ = 1;
+  std::int64_t element_ = 1;      // bytes, of what is multiplied
+  std::int64_t out_element_ = 2;  // bytes, of the output
   bool direct_ = false;
   double one_run_ = 0;
   std::size_t next_ = 0;

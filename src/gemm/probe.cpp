@@ -159,9 +159,10 @@ std::vector<std::string> probe_in_child(const std::vector<std::string>& command,
 }
 
 std::string probe_line(const TrackShape& shape, const RaceEntrant& entrant) {
-  return fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}", shape.n, shape.k, dtype_name(shape.dtype),
+  return fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}", shape.n, shape.k, dtype_name(shape.dtype),
                      shape.bias ? 1 : 0, entrant.desc.pattern.to_string(), entrant.desc.m,
-                     entrant.backend->name(), entrant.kernel.id, entrant.kernel.name, entrant.kernel.config);
+                     entrant.backend->name(), entrant.kernel.id, entrant.kernel.name, entrant.kernel.config,
+                     dtype_name(shape.out));
 }
 
 namespace {
@@ -188,13 +189,14 @@ Case parse_case(const std::string& line) {
       parts.back() += c;
     }
   }
-  if (parts.size() != 10) fail_input("probe: {} fields instead of 10", parts.size());
-  const auto dtype = parse_dtype(parts[2]);
-  if (!dtype) fail_input("probe: {} is no dtype", printable(parts[2], 40));
+  if (parts.size() != 11) fail_input("probe: {} fields instead of 11", parts.size());
+  const auto dtype = parse_dtype(parts[2]), out = parse_dtype(parts[10]);
+  if (!dtype || !out) fail_input("probe: {} is no dtype", printable(parts[dtype ? 10 : 2], 40));
   constexpr std::int64_t kLargest = std::int64_t{1} << 30;
   Case made;
   made.shape = {number(parts[0], 1, kLargest), number(parts[1], 1, kLargest), *dtype,
                 number(parts[3], 0, 1) == 1};
+  made.shape.out = *out;
   TunedKernel kernel;
   kernel.backend = parts[6];
   kernel.id = static_cast<int>(number(parts[7], INT32_MIN, INT32_MAX));
@@ -218,8 +220,9 @@ void answer_probe() {
     std::fflush(stdout);
     try {
       const Case test = parse_case(line);
-      auto& track = tracks[fmt::format("{} {} {} {}", test.shape.n, test.shape.k,
-                                       dtype_name(test.shape.dtype), test.shape.bias)];
+      auto& track =
+          tracks[fmt::format("{} {} {} {} {}", test.shape.n, test.shape.k, dtype_name(test.shape.dtype),
+                             test.shape.bias, dtype_name(test.shape.out))];
       if (!track) track = make_race_track(test.shape, test.entrant.desc.device.kind, 1);
       track->prepare(test.entrant)->check();  // whether it is right is for the race to say
     } catch (const Error& error) {

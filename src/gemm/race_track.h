@@ -19,7 +19,15 @@ struct TrackShape {
   bool bias = false;
   std::shared_ptr<const StoredLayer> stored{};  // real weights, of one pattern; others are random
   Layout layout = Layout::kPacked;              // of random ones with a pattern: packed or split
+  DType out = DType::kBF16;                     // or F32
+  bool never_pruned = false;                    // dense whatever patterns others have: the way to the logits
+  std::int64_t most_m = 0;                      // never more tokens than these; 0: any number
 };
+
+// Those of `patterns` that weights of `shape` come in: all of them, or dense alone.
+std::vector<Pattern> patterns_of(const TrackShape& shape, const std::vector<Pattern>& patterns);
+// The M at which `shape` runs in steps of `ms` tokens: ascending, each once.
+std::vector<std::int64_t> ms_of(const TrackShape& shape, const std::vector<std::int64_t>& ms);
 
 // The problem of `shape` with weights of `pattern`: in the shape's layout, dense, or as they are stored.
 GemmDesc track_desc(const TrackShape& shape, Pattern pattern, std::int64_t m, Device device);

@@ -26,10 +26,13 @@ double norm(DType dtype, const void* data, std::int64_t count) {
   return std::sqrt(squares);
 }
 
-// Distance from one BF16 number to the next around `value`.
-double bf16_ulp(double value) {
+// Distance from one number of the type (BF16 or F32) to the next around `value`.
+double ulp_of(DType dtype, double value) {
   const double magnitude = std::max(std::fabs(value), 0x1p-126);
-  return std::exp2(std::floor(std::log2(magnitude)) - 7);
+  return std::exp2(std::floor(std::log2(magnitude)) - (dtype == DType::kF32 ? 23 : 7));
+}
+double bf16_ulp(double value) {
+  return ulp_of(DType::kBF16, value);
 }
 
 }  // namespace
@@ -59,27 +62,31 @@ std::vector<std::int32_t> random_split_order(const SplitShape& shape, std::uint6
   return perm;
 }
 
+float output_at(DType out, const void* data, std::int64_t index) {
+  return out == DType::kF32 ? static_cast<const float*>(data)[index]
+                            : bf16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+}
+
 float reference_output(const GemmDesc& desc, const WeightSource& one_row, const void* x, float x_scale) {
   const Backend& reference = backend_named("reference");
   const KernelDesc kernel = reference.kernels().front();
   GemmDesc one = desc;
   one.m = one.n = 1;
   one.ldx = one.ldout = 0;
-  one.out = DType::kBF16;
   one.device = {};
   const GemmPlan plan = reference.plan(one, kernel);
   Arena arena(static_cast<std::size_t>(plan.workspace_bytes));
   Context context;
   context.arena = &arena;
-  std::uint16_t expected = 0;
+  float expected = 0;  // room for either type
   reference.run(plan, *reference.prepare_weights(one_row, one, kernel),
                 {x, desc.x == DType::kBF16 ? nullptr : &x_scale, &expected}, context);
-  return bf16_to_float(expected);
+  return output_at(one.out, &expected, 0);
 }
 
 double output_tolerance(const GemmDesc& desc, const KernelDesc& kernel, const WeightSource& one_row,
                         const void* x, float x_scale, double expected, bool short_sums) {
-  double roundings = bf16_ulp(expected);
+  double roundings = ulp_of(desc.out, expected);
   if (kernel.two_roundings) {
     const double bias = one_row.bias == nullptr ? 0
                         : one_row.bias_dtype == DType::kBF16

@@ -89,8 +89,6 @@ class Tuner {
  public:
   Tuner(const TunerOptions& options, TuningCache& cache, const std::string& path)
       : options_(options), cache_(cache), path_(path), saved_(now_seconds()) {
-    std::sort(options_.ms.begin(), options_.ms.end());
-    options_.ms.erase(std::unique(options_.ms.begin(), options_.ms.end()), options_.ms.end());
     options_.rules.clock = &totals_.race;
     options_.rules.between = [] {
       check_interrupt("what was measured is in the cache: the same command goes on from there");
@@ -102,14 +100,14 @@ class Tuner {
     const std::vector<TrackShape> shapes = unique_shapes(options_.shapes);
     double all = 0, done = 0;
     for (const TrackShape& shape : shapes) {
-      for (const std::int64_t m : options_.ms) all += cost(shape, m);
+      for (const std::int64_t m : ms_of(shape, options_.ms)) all += cost(shape, m);
     }
     try {
       for (const TrackShape& shape : shapes) {
         std::unique_ptr<RaceTrack> track;  // made when something is to be measured
         best_.clear();
         remember_lost(shape);
-        for (const std::int64_t m : options_.ms) {
+        for (const std::int64_t m : ms_of(shape, options_.ms)) {
           if (options_.on_progress) {
             options_.on_progress(
                 fmt::format("{} N={} K={} M={}", dtype_name(shape.dtype), shape.n, shape.k, m), done / all);
@@ -134,7 +132,8 @@ class Tuner {
   void tune_one(const TrackShape& shape, std::int64_t m, std::unique_ptr<RaceTrack>& track) {
     check_interrupt("what was measured is in the cache: the same command goes on from there");
     std::vector<Pattern> dense, others;
-    for (const Pattern& pattern : options_.patterns) (pattern.is_dense() ? dense : others).push_back(pattern);
+    for (const Pattern& pattern : patterns_of(shape, options_.patterns))
+      (pattern.is_dense() ? dense : others).push_back(pattern);
     tune_patterns(shape, dense, m, track);
     tune_patterns(shape, others, m, track);
   }
@@ -174,7 +173,7 @@ class Tuner {
 
   // Kernels that took the card with them in an earlier run.
   void remember_lost(const TrackShape& shape) {
-    for (const Pattern& pattern : options_.patterns) {
+    for (const Pattern& pattern : patterns_of(shape, options_.patterns)) {
       const GemmDesc desc = track_desc(shape, pattern, 1, {options_.device, 0});
       const TunedPoints* points = cache_.points(TuningProblem::of(desc));
       if (points == nullptr) continue;
@@ -358,9 +357,10 @@ class Tuner {
 
 std::vector<TrackShape> unique_shapes(const std::vector<TrackShape>& shapes) {
   std::vector<TrackShape> unique;
-  std::set<std::tuple<std::int64_t, std::int64_t, DType, bool>> seen;
+  std::set<std::tuple<std::int64_t, std::int64_t, DType, bool, DType, bool>> seen;
   for (const TrackShape& shape : shapes) {
-    if (seen.emplace(shape.n, shape.k, shape.dtype, shape.bias).second) unique.push_back(shape);
+    if (seen.emplace(shape.n, shape.k, shape.dtype, shape.bias, shape.out, shape.never_pruned).second)
+      unique.push_back(shape);
   }
   return unique;
 }

@@ -114,8 +114,8 @@ std::vector<TunedCell> verify_tuning(const TunerOptions& options, const TuningCa
   const std::vector<TrackShape> shapes = unique_shapes(options.shapes);
   std::vector<Problem> problems;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    for (const Pattern& pattern : options.patterns) {
-      for (const std::int64_t m : options.ms)
+    for (const Pattern& pattern : patterns_of(shapes[i], options.patterns)) {
+      for (const std::int64_t m : ms_of(shapes[i], options.ms))
         problems.push_back({i, track_desc(shapes[i], pattern, m, {options.device, 0})});
     }
   }

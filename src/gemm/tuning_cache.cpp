@@ -112,6 +112,10 @@ TuningProblem parse_problem(const Fields& fields) {
   problem.n = fields.integer("n", 1, kLargestSize);
   problem.k = fields.integer("k", 1, kLargestSize);
   problem.bias = fields.flag("bias", false);
+  const std::string out = fields.text_or("out", "BF16");
+  if (out != dtype_name(DType::kBF16) && out != dtype_name(DType::kF32))
+    fields.wrong("out", "BF16 or F32", out);
+  problem.out = out == dtype_name(DType::kF32) ? DType::kF32 : DType::kBF16;
   return problem;
 }
 
@@ -155,10 +159,10 @@ std::string kernel_line(const TunedKernel& kernel) {
 
 std::string point_text(const TuningProblem& problem, std::int64_t m, const TunedPoint& point) {
   std::string text = fmt::format(
-      R"(      {{"dtype": {}, "pattern": {}, "layout": {}, "n": {}, "k": {}, "bias": {}, "m": {}, "mode": {}, "kernels": [)",
+      R"(      {{"dtype": {}, "pattern": {}, "layout": {}, "n": {}, "k": {}, "bias": {}, {}"m": {}, "mode": {}, "kernels": [)",
       quoted(std::string(dtype_word(problem.dtype))), quoted(problem.pattern.to_string()),
-      quoted(std::string(layout_name(problem.layout))), problem.n, problem.k, problem.bias, m,
-      quoted(point.mode));
+      quoted(std::string(layout_name(problem.layout))), problem.n, problem.k, problem.bias,
+      problem.out == DType::kF32 ? R"("out": "F32", )" : "", m, quoted(point.mode));
   const char* separator = "\n";
   for (const TunedKernel& kernel : point.kernels) {
     text += separator + ("        " + kernel_line(kernel));
@@ -170,8 +174,10 @@ std::string point_text(const TuningProblem& problem, std::int64_t m, const Tuned
 }  // namespace
 
 TuningProblem TuningProblem::of(const GemmDesc& desc) {
-  return {desc.w,   desc.layout == Layout::kDense ? Pattern() : desc.pattern, desc.layout, desc.n, desc.k,
-          desc.bias};
+  return {desc.w,      desc.layout == Layout::kDense ? Pattern() : desc.pattern,
+          desc.layout, desc.n,
+          desc.k,      desc.bias,
+          desc.out};
 }
 
 GemmDesc TuningProblem::desc(std::int64_t m, Device device) const {
@@ -183,6 +189,7 @@ GemmDesc TuningProblem::desc(std::int64_t m, Device device) const {
   desc.pattern = pattern;
   desc.layout = layout;
   desc.bias = bias;
+  desc.out = out;
   desc.bias_dtype = DType::kBF16;  // as models have it
   desc.device = device;
   return desc;
@@ -191,7 +198,7 @@ GemmDesc TuningProblem::desc(std::int64_t m, Device device) const {
 bool TuningProblem::operator<(const TuningProblem& other) const {
   const auto key = [](const TuningProblem& problem) {
     return std::tuple(problem.dtype, problem.n, problem.k, problem.bias, problem.layout,
-                      problem.pattern.group());
+                      problem.pattern.group(), problem.out);
   };
   return key(*this) < key(other);
 }

@@ -34,6 +34,7 @@ struct TuningProblem {
   std::int64_t n = 0;
   std::int64_t k = 0;
   bool bias = false;
+  DType out = DType::kBF16;  // or F32: kernels that write one may not write the other
 
   static TuningProblem of(const GemmDesc& desc);
   // The problem for `m` tokens on `device`.

@@ -146,7 +146,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, WeightReader& reader, const 
   linears_.push_back(maker.make(kHead, head.name, std::span(&source, 1)));
   // A tied head in BF16 is the embedding.
   const bool shared = source.values == embedding.data && linears_.back().dense_rows().data != nullptr;
-  if (embedding_on_host(config, options.weights)) {
+  if (embedding_on_host(config, options.weights, source.dtype)) {
     embedding_on_host_ = PinnedBuffer(embedding.byte_size());
     std::memcpy(embedding_on_host_.data(), embedding.data, static_cast<std::size_t>(embedding.byte_size()));
   } else if (!shared) {

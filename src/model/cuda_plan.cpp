@@ -12,6 +12,7 @@
 #include "core/fail.h"
 #include "model/card_model.h"
 #include "model/cuda_step.h"
+#include "model/head_reader.h"
 #include "ops/prompt_attention.h"
 
 namespace slidesparse {
@@ -58,7 +59,7 @@ std::shared_ptr<const CudaLinearKernels> KernelSet::of(const GemmDesc& desc) {
   return kernels;
 }
 
-std::shared_ptr<const CudaLinearKernels> KernelSet::of_head(const GemmDesc& desc) {
+std::shared_ptr<const CudaLinearKernels> KernelSet::of_any(const GemmDesc& desc) {
   try {
     return of(desc);
   } catch (const Error& error) {
@@ -67,6 +68,16 @@ std::shared_ptr<const CudaLinearKernels> KernelSet::of_head(const GemmDesc& desc
   CudaLinearOptions any = options_;
   any.choice.backends.clear();
   return KernelSet(any).of(desc);
+}
+
+std::shared_ptr<const CudaLinearKernels> KernelSet::of_head(const GemmDesc& desc) {
+  try {
+    return of_any(desc);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported || desc.w == DType::kBF16) throw;
+    fail(ErrorKind::kUnsupported, "the head in {}: {}; --head bf16 runs wherever a model does",
+         dtype_word(desc.w), error.what());
+  }
 }
 
 void StepKernels::add(FusedPlace place, std::shared_ptr<const CudaLinearKernels> kernels) {
@@ -98,8 +109,8 @@ StepScratch StepKernels::scratch(const ModelConfig& config, std::int64_t tokens,
   return scratch;
 }
 
-bool embedding_on_host(const ModelConfig& config, WeightPolicy policy) {
-  return policy == WeightPolicy::kSmallest && !config.tied_embeddings;
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head) {
+  return policy == WeightPolicy::kSmallest && (!config.tied_embeddings || head != DType::kBF16);
 }
 
 cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,
@@ -131,10 +142,14 @@ MemoryDemand card_memory(const ModelConfig& config, WeightReader& reader, const 
     demand.linear_bytes += bytes_of(kernels->forms());
     step->add(static_cast<FusedPlace>(i % kPlacesOfLayer), kernels);
   }
-  const WeightSource head = reader.head_shape({table.head, config.vocab, config.hidden});
-  step->add(kHead, set.of_head(fused_desc(table.head, std::span(&head, 1), DType::kF32)));
+  const LinearSpec spec{table.head, config.vocab, config.hidden};
+  const WeightSource head =
+      options.head ? HeadReader(reader, *options.head).head_shape(spec) : reader.head_shape(spec);
+  const auto kernels = set.of_head(fused_desc(table.head, std::span(&head, 1), DType::kF32));
+  step->add(kHead, kernels);
   demand.head = head.dtype;
-  demand.embedding_on_host = embedding_on_host(config, options.weights);
+  if (head.dtype != DType::kBF16) demand.head_bytes = bytes_of(kernels->forms());
+  demand.embedding_on_host = embedding_on_host(config, options.weights, head.dtype);
   demand.padded = padded_sequences;
   demand.extra = [vocab = config.vocab](std::int64_t tokens, std::int64_t rows, std::int64_t blocks) {
     return step_extra_bytes(vocab, tokens, rows, blocks);

@@ -30,10 +30,12 @@ class KernelSet {
   // Throws kUnsupported where nothing can run it.
   std::shared_ptr<const CudaLinearKernels> of(const GemmDesc& desc);
   // The same for the head. Backends are asked for the layers' sake: where none of them has a product for the
-  // head, any other's is taken.
+  // head, any other's is taken. Throws kUnsupported, with what to ask for instead, for a quantised head that
+  // nothing on the card can run.
   std::shared_ptr<const CudaLinearKernels> of_head(const GemmDesc& desc);
 
  private:
+  std::shared_ptr<const CudaLinearKernels> of_any(const GemmDesc& desc);
   CudaLinearOptions options_;
   std::map<std::string, std::shared_ptr<const CudaLinearKernels>> made_;
 };
@@ -56,8 +58,8 @@ class StepKernels {
 };
 
 // Whether the embedding stays in the host's memory, where a card can look rows up too: a step reads one row a
-// token, 2 * hidden bytes. Where bytes count more than that, and no head needs it on the card.
-bool embedding_on_host(const ModelConfig& config, WeightPolicy policy);
+// token, 2 * hidden bytes. Where bytes count more than that, and the head (of type `head`) is not its rows.
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head);
 
 // Sizes of a call alone, no pointers: what its workspace depends on.
 cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,

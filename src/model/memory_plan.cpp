@@ -71,10 +71,13 @@ Changing changing_bytes(const MemoryDemand& demand) {
   const std::int64_t running = std::min(largest, demand.sequences);
   const std::int64_t rows = demand.padded ? demand.padded(running) : running;
   const std::int64_t tokens = std::max(largest, rows);
-  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, rows) : StepScratch{};
+  // Scratch knows one number for sequences and rows.
+  const std::int64_t wanted = std::max(rows, demand.logit_rows);
+  const std::int64_t logits = demand.logit_rows > 0 ? demand.logit_rows : rows;
+  const StepScratch scratch = demand.scratch ? demand.scratch(tokens, wanted) : StepScratch{};
   const std::int64_t blocks = ceil_div(demand.length, demand.page_size);
-  return {kv_bytes(demand), step_bytes(demand.config, tokens, rows, scratch), 4 * rows * demand.config.vocab,
-          demand.extra ? demand.extra(tokens, rows, blocks) : 0};
+  return {kv_bytes(demand), step_bytes(demand.config, tokens, wanted, scratch),
+          4 * logits * demand.config.vocab, demand.extra ? demand.extra(tokens, rows, blocks) : 0};
 }
 
 void check_sizes(const MemoryDemand& demand) {
@@ -165,9 +168,11 @@ std::vector<MemoryUse> plan_memory(const MemoryDemand& demand) {
   std::int64_t plain = 0;  // embedding, norms, biases
   for (const PlainSpec& spec : weight_table(config).plain) plain += 2 * spec.shape.count();
   if (demand.embedding_on_host) plain -= 2 * config.vocab * config.hidden;
-  const std::int64_t head = demand.head == DType::kBF16
-                                ? (config.tied_embeddings ? 0 : 2 * config.vocab * config.hidden)
-                                : config.vocab * (config.hidden * size_of(demand.head) + 2);
+  // A quantised head is there beside the embedding, whether they are tied or not.
+  const std::int64_t head =
+      demand.head == DType::kBF16 ? (config.tied_embeddings ? 0 : 2 * config.vocab * config.hidden)
+      : demand.head_bytes > 0     ? demand.head_bytes
+                                  : config.vocab * (config.hidden * size_of(demand.head) + 2);
   const Changing changing = changing_bytes(demand);
   return {{"linears", demand.linear_bytes},
           {"embedding, norms and biases", plain},

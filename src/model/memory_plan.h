@@ -47,6 +47,7 @@ struct MemoryDemand {
   ModelConfig config;
   std::int64_t linear_bytes = 0;  // of all linears but the head, in every form that is kept
   DType head = DType::kBF16;      // or an 8-bit one
+  std::int64_t head_bytes = 0;    // of an 8-bit head, in every form that is kept; 0: as it is stored
   bool embedding_on_host = false;
   DType kv_dtype = DType::kBF16;  // or kF8E4M3
   std::int64_t page_size = 64;    // tokens
@@ -54,6 +55,7 @@ struct MemoryDemand {
   std::int64_t sequences = 1;
   std::int64_t length = 1;       // tokens of a sequence that are in the cache at its end
   std::int64_t step_tokens = 1;  // of the largest step; with kAll at least one for each sequence
+  std::int64_t logit_rows = 0;   // that go through the head and are held at a time; 0: one a sequence
   // Of a step of so many tokens and wanted rows; more of either take no less.
   std::function<StepScratch(std::int64_t tokens, std::int64_t wanted)> scratch;
   // Rows that a step of so many sequences is made ready for; empty: as many.

@@ -11,6 +11,7 @@
 #include "io/json.h"
 #include "model/card_model.h"
 #include "model/decoder.h"
+#include "model/head_reader.h"
 #include "model/weight_reader.h"
 
 namespace slidesparse {
@@ -18,6 +19,7 @@ namespace slidesparse {
 // Either the CPU's weights, which are views of what the reader holds, or a card's.
 struct Model::State {
   std::unique_ptr<WeightReader> reader;
+  std::unique_ptr<WeightReader> with_head;  // over it, where the head is to be of another type
   DecoderWeights weights;
   ModelSummary summary;
   std::unique_ptr<CardModel> card;
@@ -55,14 +57,17 @@ ModelSummary summarise_weights(const DecoderWeights& weights) {
 Model::State::State(const ModelConfig& config, std::unique_ptr<WeightReader> source,
                     const ModelOptions& options)
     : reader(std::move(source)) {
+  if (options.head) with_head = std::make_unique<HeadReader>(*reader, *options.head);
+  WeightReader& all = with_head ? *with_head : *reader;
   if (options.device == DeviceKind::kCuda) {
-    card = make_card_model(config, *reader, options);
+    card = make_card_model(config, all, options);
     summary = card->summary();
     weights.config = config;
+    with_head.reset();
     reader.reset();
     return;
   }
-  weights = read_decoder(config, *reader, options.linear);
+  weights = read_decoder(config, all, options.linear);
   summary = summarise_weights(weights);
 }
 

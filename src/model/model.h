@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -71,6 +72,9 @@ enum class AttentionChoice {
 struct ModelOptions {
   LinearOptions linear;
   bool validate = false;  // touch and check every byte of packed weights before the first use
+  // The output head, kBF16, kI8 or kF8E4M3: a BF16 one is quantised when it is loaded. Nothing: as it is
+  // stored. The embedding stays BF16.
+  std::optional<DType> head{};
 
   DeviceKind device = DeviceKind::kCpu;
   // On a card: which forms of the weights stay there, decided by the times at these numbers of tokens.
@@ -114,8 +118,8 @@ class Model {
   // Opens a packed directory, a compressed-tensors W8A8 directory or a plain BF16/FP16/FP32 one. Weights stay
   // mapped.
   static Model load(const std::filesystem::path& directory, const ModelOptions& options = {});
-  // Random weights of `config` (head: BF16 or I8) quantised and packed in memory (speed runs): valid for the
-  // pattern, deterministic.
+  // Random weights of `config` (head: BF16, I8 or F8_E4M3) quantised and packed in memory (speed runs): valid
+  // for the pattern, deterministic.
   static Model random(const ModelConfig& config, DType dtype, Pattern pattern, DType head, std::uint64_t seed,
                       const ModelOptions& options = {}, Layout layout = Layout::kPacked,
                       RandomLayers layers = RandomLayers::kOwn);

@@ -6,6 +6,7 @@
 
 #include "core/cuda/memory.h"
 #include "core/cuda/status.h"
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/text.h"
 #include "gemm/backend.h"
@@ -41,6 +42,14 @@ DeviceKind parse_device(const std::string& text) {
   return DeviceKind::kCuda;
 }
 
+std::optional<DType> parse_head(const std::string& text) {
+  if (text.empty()) return {};
+  for (const DType dtype : {DType::kBF16, DType::kI8, DType::kF8E4M3}) {
+    if (text == dtype_word(dtype)) return dtype;
+  }
+  fail(ErrorKind::kUsage, "--head {}: possible are bf16, int8, fp8", printable(text, 40));
+}
+
 std::string default_tuning_cache() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   if (cache != nullptr && *cache != '\0') return std::string(cache) + "/slidesparse/tuning.json";
@@ -54,6 +63,7 @@ ModelOptions model_options(const Placement& placement, std::vector<std::int64_t>
   ModelOptions options;
   options.device = parse_device(placement.device);
   options.weights = parse_weight_policy(placement.weights);
+  options.head = parse_head(placement.head);
   options.ms = std::move(ms);
   if (placement.attention != "auto" && placement.attention != "own")
     fail(ErrorKind::kUsage, "--attention {}: possible are auto, own", printable(placement.attention, 40));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct Placement {
   std::string cache;
   std::string weights = "fastest";
   std::string attention = "auto";
+  std::string head;               // "bf16", "int8" or "fp8"; empty: as it is stored
   std::int64_t memory_limit = 0;  // bytes; 0: what the card has
 };
 
@@ -25,11 +27,14 @@ struct Placement {
 // reason when cuda is asked for and not to be had.
 DeviceKind parse_device(const std::string& text);
 
+// The type of the output head: "bf16", "int8", "fp8", or empty: as it is stored. Throws kUsage with the list.
+std::optional<DType> parse_head(const std::string& text);
+
 // $XDG_CACHE_HOME/slidesparse/tuning.json or ~/.cache/...; throws kUsage when neither is known.
 std::string default_tuning_cache();
 
 // For steps of `ms` tokens. Sets the process's limit of a card's memory. Throws kUsage and kInput for a
-// device, backend, file, policy or limit that is none.
+// device, backend, head, file, policy or limit that is none.
 ModelOptions model_options(const Placement& placement, std::vector<std::int64_t> ms);
 
 }  // namespace slidesparse

@@ -35,7 +35,8 @@ class RandomReader final : public WeightReader {
         seed_(seed) {
     require(dtype == DType::kI8 || dtype == DType::kF8E4M3 || dtype == DType::kBF16, "random weights as {}",
             dtype_name(dtype));
-    require(head == DType::kI8 || head == DType::kBF16, "a random head as {}", dtype_name(head));
+    require(head == DType::kI8 || head == DType::kF8E4M3 || head == DType::kBF16, "a random head as {}",
+            dtype_name(head));
   }
 
   std::string describe() const override { return "random weights"; }
@@ -65,8 +66,7 @@ class RandomReader final : public WeightReader {
   }
 
   WeightSource head(const LinearSpec& spec, const TensorView& embedding) override {
-    if (head_ == DType::kI8) return make(spec, DType::kI8, Pattern());
-    if (!tied_) return make(spec, DType::kBF16, Pattern());
+    if (!tied_ || head_ != DType::kBF16) return make(spec, head_, Pattern());
     WeightSource source = head_shape(spec);
     source.values = embedding.data;
     return source;

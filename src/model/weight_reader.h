@@ -37,7 +37,7 @@ std::unique_ptr<WeightReader> open_weights(const std::filesystem::path& director
                                            bool validate);
 
 // Random weights in memory, quantised and packed or split: valid for the pattern, the same for the same seed.
-// head: BF16 or I8.
+// head: BF16, I8 or F8_E4M3.
 std::unique_ptr<WeightReader> random_weights(const ModelConfig& config, DType dtype, Pattern pattern,
                                              DType head, std::uint64_t seed, Layout layout = Layout::kPacked,
                                              RandomLayers layers = RandomLayers::kOwn);

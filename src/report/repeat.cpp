@@ -80,12 +80,18 @@ std::string shell_word(const std::string& text) {
 std::string repeat_command(const ReportCell& cell, const std::string& device) {
   if (cell.phase == "convert") return convert_command(cell);
   if (cell.phase == "tune")
-    return Command(cell, "slidesparse tune").subject().from("--m", "m").place(device).text();
+    return Command(cell, "slidesparse tune")
+        .subject()
+        .from("--m", "m")
+        .from("--head", "head")
+        .place(device)
+        .text();
   if (cell.phase == "eval") {
     Command command(cell, "slidesparse eval");
     return command.word(cell.model)
         .from("--text", "text")
         .from("--max-windows", "max_windows")
+        .from("--head", "head")
         .place(device)
         .text();
   }
@@ -96,7 +102,7 @@ std::string repeat_command(const ReportCell& cell, const std::string& device) {
   if (cell.phase == "gemm") return command.text();
   if (cell.memory_limit) command.option("--memory-limit", fmt::format("{}", *cell.memory_limit));
   command.from("--runs", "runs").from("--kv-cache-dtype", "kv_cache_dtype");
-  if (is_known_shape(cell.model)) command.from("--head", "head");
+  command.from("--head", "head");
   if (cell.phase == "decode") command.from("--steps", "steps").from("--prompt", "prompt");
   return command.text();
 }

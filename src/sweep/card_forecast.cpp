@@ -110,11 +110,12 @@ Kept kept_by_any(const KnownCard& card, const ModelConfig& config, DType dtype, 
   return best;
 }
 
-MemoryDemand demand_of(const ModelConfig& config, DType dtype, const Kept& kept, bool smallest) {
+MemoryDemand demand_of(const ModelConfig& config, DType dtype, DType head, const Kept& kept, bool smallest) {
   MemoryDemand demand;
   demand.config = config;
   demand.linear_bytes = *kept.bytes;
-  demand.embedding_on_host = smallest && !config.tied_embeddings;
+  demand.head = head;
+  demand.embedding_on_host = smallest && (!config.tied_embeddings || head != DType::kBF16);
   demand.workspaces = kWorkspaces;
   demand.scratch = [config, dtype, kept](std::int64_t tokens, std::int64_t wanted) {
     StepScratch scratch = input_scratch(config, tokens, wanted, dtype, kept.lifted);
@@ -145,6 +146,13 @@ CardForecast forecast(const KnownCard& card, const Cell& cell) {
     return result;
   }
   result.weight_bytes = *kept.bytes;
+  const DType head = cell.options.head.empty() ? DType::kBF16 : dtype_of(cell.options.head, "plan");
+  if (head == DType::kF8E4M3 && card.compute_capability < 89) {
+    result.verdict = ForecastVerdict::kUnsupported;
+    result.why = fmt::format("no FP8 head before compute capability 8.9, {} has {}.{}", card.words,
+                             card.compute_capability / 10, card.compute_capability % 10);
+    return result;
+  }
   BenchModelOptions bench;
   bench.phase = cell.phase == Phase::kPrefill ? BenchPhase::kPrefill : BenchPhase::kDecode;
   bench.prompt = cell.options.prompt.value_or(bench.prompt);
@@ -155,7 +163,7 @@ CardForecast forecast(const KnownCard& card, const Cell& cell) {
   budget.held = {{"context", kContext}};
   // The embedding goes to the host only when nothing else helps.
   for (const bool smallest : {false, true}) {
-    const MemoryDemand demand = demand_of(*config, dtype, kept, smallest);
+    const MemoryDemand demand = demand_of(*config, dtype, head, kept, smallest);
     const std::int64_t needed = bytes_of(plan_memory(bench_demand(demand, bench, *cell.m))) + kContext;
     if (!smallest || needed <= budget.total) result.needed_bytes = needed;
     try {

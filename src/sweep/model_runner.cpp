@@ -13,6 +13,7 @@
 #include "core/samples.h"
 #include "core/text.h"
 #include "engine/evaluate.h"
+#include "engine/weight_plan.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
 #include "model/card_model.h"
@@ -149,6 +150,7 @@ void ModelRunner::prepare(const CellOrder& order) {
   if (std::filesystem::exists(setup_.cache)) placement.cache = setup_.cache;
   placement.weights = order.changes.weights.empty() ? cell.options.weights : order.changes.weights;
   placement.memory_limit = cell.memory_limit.value_or(0);
+  placement.head = cell.options.head;
   options_ = model_options(placement, setup_.m);
   if (placement.cache.empty() || order.changes.by_rule) options_->linear.measured.reset();
   if (options_->device == DeviceKind::kCuda) budget_ = card_budget();
@@ -167,19 +169,33 @@ PlannedModel ModelRunner::plan(const Cell& cell, const ModelOptions& options,
   return plan_bench_model(cell.model, config_, *shapes_, options, bench, budget_);
 }
 
+Model ModelRunner::make(const Cell& cell, const ModelOptions& options) const {
+  if (!is_known_shape(cell.model)) return Model::load(cell.model, options);
+  return Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
+                       dtype_of(cell.options.head, "head"),
+                       static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options, layout_of(cell),
+                       layers_for_speed(options_->device));
+}
+
+std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, const ModelOptions& options) {
+  if (reference_) return reference_;
+  const auto seed = static_cast<std::uint64_t>(cell.options.seed.value_or(1));
+  // On the CPU random weights are not made twice: the model is its own reference, in other steps.
+  const bool own = options.device == DeviceKind::kCpu && is_known_shape(cell.model);
+  if (own) load(cell, options);
+  loading_(true);
+  reference_ = own ? std::make_shared<const GreedyReference>(*model_, seed)
+                   : std::make_shared<const GreedyReference>(make(cell, reference_options(options)), seed);
+  loading_(false);
+  return reference_;
+}
+
 const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
   if (model_ && loaded_ == options.weights && validated_ == options.validate) return *model_;
   loading_(true);
   model_.reset();  // there may be no room for both
   const double start = now_seconds();
-  if (is_known_shape(cell.model)) {
-    model_.emplace(Model::random(config_, dtype_of(cell.dtype, "cell"), Pattern::parse(cell.pattern),
-                                 dtype_of(cell.options.head, "head"),
-                                 static_cast<std::uint64_t>(cell.options.seed.value_or(1)), options,
-                                 layout_of(cell), layers_for_speed(options.device)));
-  } else {
-    model_.emplace(Model::load(cell.model, options));
-  }
+  model_.emplace(make(cell, options));
   load_seconds_ = now_seconds() - start;
   loaded_ = options.weights;
   validated_ = options.validate;
@@ -191,7 +207,8 @@ const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
 void ModelRunner::bench(const CellOrder& order, CellResult& result) {
   const Cell& cell = order.cell;
   prepare(order);
-  const BenchModelOptions bench = bench_options(order);
+  BenchModelOptions bench = bench_options(order);
+  bench.spoil_check = order.inject == "wrong_result";
   const std::int64_t m = cell.m.value();
   const PlannedModel planned = plan(cell, *options_, bench);
   const bool card = options_->device == DeviceKind::kCuda;
@@ -205,11 +222,24 @@ void ModelRunner::bench(const CellOrder& order, CellResult& result) {
     result.largest_m = fit.m;
     if (!order.smaller) return;
   }
+  const auto reference = this->reference(cell, planned.options);
   const Model& model = load(cell, planned.options);
   CardWatch watch(card);
-  const BenchSubject subject{cell.model, &model, [&](std::int64_t) { return fit; }};
+  const BenchSubject subject{cell.model, &model, [&](std::int64_t) { return fit; }, reference};
   const BenchModelRow row = bench_model({&subject, 1}, bench).front();
   add_card(watch.end(), result);
+  const bool right = row.greedy.wrong == 0;
+  result.checks.push_back(
+      {"greedy", right,
+       right ? fmt::format("{} outputs, {} other tokens than the reference's, at most {:.2f} "
+                           "deviations apart",
+                           row.greedy.compared, row.greedy.differing, row.greedy.worst_gap)
+             : row.check});
+  if (!right) {
+    result.outcome = Class::kWrongResult;
+    result.message = row.check;
+    return;
+  }
   add_row(row, setup_.limits, result);
   if (card) {
     const std::int64_t at_once = bench.phase == BenchPhase::kPrefill ? fit.step_tokens : fit.m;
@@ -220,13 +250,11 @@ void ModelRunner::bench(const CellOrder& order, CellResult& result) {
   result.attributes["weights"] = weight_policy_name(planned.options.weights);
   const std::int64_t sequences =
       bench.phase == BenchPhase::kPrefill ? ceil_div(fit.m, bench_prompt(bench.phase, fit.m, bench)) : fit.m;
-  // A comparison that is to fail expects one more.
-  const std::int64_t expected = sequences + (order.inject == "wrong_result" ? 1 : 0);
-  const bool equal = row.sequences == expected && row.m == fit.m;
+  const bool equal = row.sequences == sequences && row.m == fit.m;
   result.checks.push_back(
       {"sequences", equal,
        equal ? fmt::format("{} in every step, each drew a token", row.sequences)
-             : fmt::format("{} of {} tokens instead of {} of {}", row.sequences, row.m, expected, fit.m)});
+             : fmt::format("{} of {} tokens instead of {} of {}", row.sequences, row.m, sequences, fit.m)});
   if (equal) return;
   result.outcome = Class::kWrongResult;
   result.message = result.checks.back().message;
@@ -239,10 +267,15 @@ void ModelRunner::evaluate(const CellOrder& order, CellResult& result) {
   const std::vector<std::int32_t> tokens = tokenizer.encode(read_text_lines(cell.options.text));
   ModelOptions options = *options_;
   options.validate = true;
-  const Model& model = load(cell, options);
   PerplexityOptions perplexity;
   perplexity.window = std::min(kEvalWindow, config_.max_position);
   perplexity.max_windows = cell.options.max_windows.value_or(0);
+  if (options.device == DeviceKind::kCuda) {
+    const EvalSizes sizes = perplexity_sizes(config_, static_cast<std::int64_t>(tokens.size()), perplexity);
+    const auto reader = open_weights(cell.model, config_, false);
+    plan_evaluation(cell.model, config_, *reader, options, {&sizes, 1}, budget_);
+  }
+  const Model& model = load(cell, options);
   const PerplexityResult found = evaluate_perplexity(model, tokens, perplexity);
   Measurement figure{"perplexity", "1", found.perplexity, {}, {}, found.windows};
   if (found.windows > 1) {

@@ -24,7 +24,10 @@ class ModelRunner {
  private:
   void prepare(const CellOrder& order);
   PlannedModel plan(const Cell& cell, const ModelOptions& options, const BenchModelOptions& bench);
+  Model make(const Cell& cell, const ModelOptions& options) const;
   const Model& load(const Cell& cell, const ModelOptions& options);
+  // Of the cells' weights, made once.
+  std::shared_ptr<const GreedyReference> reference(const Cell& cell, const ModelOptions& options);
 
   const WorkerSetup& setup_;
   std::function<void(bool)> loading_;
@@ -32,6 +35,7 @@ class ModelRunner {
   ModelConfig config_;
   MemoryBudget budget_;  // of the card while nothing of ours is on it
   std::unique_ptr<WeightReader> shapes_;
+  std::shared_ptr<const GreedyReference> reference_;
   std::optional<Model> model_;
   WeightPolicy loaded_ = WeightPolicy::kFastest;
   bool validated_ = false;

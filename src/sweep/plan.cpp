@@ -209,7 +209,7 @@ SweepPlan parse_plan(std::string_view text, const std::string& file) {
   read_phases(plan, json, file);
   plan.weights = one_of(json, "weights", file, {"fastest", "balanced", "smallest"});
   plan.kv_cache_dtype = one_of(json, "kv_cache_dtype", file, {"bf16", "fp8"});
-  plan.head = one_of(json, "head", file, {"bf16", "int8"});
+  plan.head = one_of(json, "head", file, {"bf16", "int8", "fp8"});
   plan.seed = json_int_or(json, "seed", file, 0, std::int64_t{1} << 62, 1);
   plan.memory_limit = read_memory_limit(json, file);
   plan.attempts = json_int_or(json, "attempts", file, 1, 100, 3);

@@ -90,6 +90,7 @@ class Expansion {
               made.backend = tuned_backend(pattern, made.layout);
               made.options.m = m;
               made.options.seed = plan_.seed;
+              if (plan_.head != kBf16Word) made.options.head = plan_.head;
               add(std::move(made));
             }
           }
@@ -144,7 +145,9 @@ class Expansion {
       Cell made = cell(phase, model, dtype, backend, pattern, layout);
       made.options.seed = plan_.seed;
       if (phase != Phase::kGemm) made.options.weights = plan_.weights;
-      if (phase != Phase::kGemm && is_known_shape(model)) made.options.head = plan_.head;
+      // What a directory stores needs no words; of random weights every cell says it.
+      if (phase != Phase::kGemm && (is_known_shape(model) || plan_.head != kBf16Word))
+        made.options.head = plan_.head;
       return made;
     };
     if (plan_.gemm && is_known_shape(model)) {

@@ -139,6 +139,33 @@ TEST_F(Cli, WrongUseExitsWithTwo) {
                2, {"--head fp4"});
 }
 
+TEST_F(Cli, TheHeadIsQuantisedWhenAModelIsLoaded) {
+  const std::string json = path("head.json");
+  for (const char* head : {"int8", "fp8"}) {
+    for (const char* phase : {"prefill", "decode"}) {
+      const Result bench = run({"bench", phase, path("packed"), "--head", head, "--device", "cpu", "--m", "3",
+                                "--runs", "1", "--json", json, "--quiet"});
+      EXPECT_EQ(bench.code, 0) << bench.err;
+      EXPECT_EQ(nlohmann::json::parse(read_file(json))["rows"][0]["head"], head);
+    }
+    const Result text = run({"generate", path("packed"), "ab", "--max-tokens", "2", "--head", head,
+                             "--device", "cpu", "--explain"});
+    EXPECT_EQ(text.code, 0) << text.err;
+    EXPECT_THAT(text.err, HasSubstr(std::string("lm_head and its like: ") + head));
+    const Result tuned = run({"tune", path("packed"), "--head", head, "--device", "cpu", "--m", "65",
+                              "--window", "0.001", "--cache", path("head_tuned.json"), "--quiet"});
+    EXPECT_EQ(tuned.code, 0) << tuned.err;
+    EXPECT_THAT(tuned.out, HasSubstr("/head "));
+    EXPECT_THAT(read_file(path("head_tuned.json")), HasSubstr("\"out\": \"F32\""));
+  }
+  expect_error(run({"generate", path("packed"), "ab", "--head", "fp4"}), 2,
+               {"--head fp4", "bf16, int8, fp8"});
+  expect_error(run({"tune", "--shape", "8,8", "--head", "fp8"}), 2, {"--head fp8", "DIR or --model"});
+  expect_error(
+      run({"convert", path("model"), path("none"), "--pattern", "6:8", "--dtype", "int8", "--head", "fp8"}),
+      2, {"--head fp8", "bf16 or int8", "when they load it"});
+}
+
 TEST_F(Cli, TuneMeasuresOnceAndKeepsItsFile) {
   const std::vector<std::string> command{"tune",           "--shape",  "48,96", "--dtype",  "int8",
                                          "--patterns",     "6:8",      "--m",   "65",       "--cache",

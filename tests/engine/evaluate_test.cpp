@@ -1,4 +1,5 @@
 #include "engine/evaluate.h"
+#include "engine/weight_plan.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -79,6 +80,38 @@ TEST(Perplexity, LimitsAndShortTexts) {
   EXPECT_EQ(one.window, 20);
   EXPECT_EQ(one.predictions, 19);
   EXPECT_EQ(one.mean_nll_error, 0);
+}
+
+// What is planned for is what is run: windows together up to 2048 tokens, or one in chunks of them.
+TEST(Perplexity, SizesOfItsSteps) {
+  ModelConfig config = llama().config();
+  config.max_position = 8192;
+  PerplexityOptions options;
+  options.window = 40;
+  EvalSizes sizes = perplexity_sizes(config, 150, options);
+  EXPECT_EQ(sizes.sequences, 51);
+  EXPECT_EQ(sizes.step_tokens, 2040);
+  EXPECT_EQ(sizes.longest, 40);
+  EXPECT_EQ(sizes.pages * sizes.page_size, 51 * 64);
+  EXPECT_EQ(sizes.logit_rows, 1024);
+  options.window = 5000;
+  config.vocab = 152064;
+  sizes = perplexity_sizes(config, 100000, options);
+  EXPECT_EQ(sizes.sequences, 1);
+  EXPECT_EQ(sizes.step_tokens, 2048);
+  EXPECT_EQ(sizes.longest, 5000);
+  EXPECT_EQ(sizes.pages * sizes.page_size, 5056);
+  EXPECT_EQ(sizes.logit_rows, 48);
+  EXPECT_EQ(perplexity_sizes(config, 30, options).longest, 30);  // the whole text
+  EXPECT_THROW(perplexity_sizes(config, 1, options), Error);
+  options.window = 9000;
+  EXPECT_THROW(perplexity_sizes(config, 100000, options), Error);
+
+  const MemoryDemand demand = eval_demand({}, sizes);
+  EXPECT_EQ(demand.sequences * demand.length, 5056);
+  EXPECT_EQ(demand.step_tokens, 2048);
+  EXPECT_EQ(demand.logit_rows, 48);
+  EXPECT_EQ(demand.kv_kept, KvKept::kAll);
 }
 
 TEST(Perplexity, RefusesNonsense) {
@@ -168,6 +201,29 @@ Tokenizer ascii_tokenizer() {
     "fuse_unk":false,"byte_fallback":false,"vocab":{)" +
           vocab + R"(},"merges":[]}})",
       "ascii");
+}
+
+// One task of 3 and 2, 3, 4, 1 tokens, then one of 20 and 2 each; on a card endings feed what their context
+// has beyond whole pages once more.
+TEST(HellaSwag, SizesOfItsSteps) {
+  const Tokenizer tokenizer = ascii_tokenizer();
+  const std::vector<HellaSwagTask> tasks{{"abc", {"x", "xx", "xxx", ""}, 0},
+                                         {"abcdefghijklmnopqrst", {"x", "y", "z", "w"}, 0}};
+  EvalSizes sizes = hellaswag_sizes(llama().config(), tokenizer, tasks, DeviceKind::kCuda);
+  EXPECT_EQ(sizes.page_size, 16);
+  EXPECT_EQ(sizes.pages, 256);  // never fewer than 4096 tokens take
+  EXPECT_EQ(sizes.step_tokens, 4 + 5 + 6 + 4 * (4 + 1));
+  EXPECT_EQ(sizes.sequences, 7);  // " " alone is predicted by the context
+  EXPECT_EQ(sizes.longest, 22);
+  EXPECT_EQ(sizes.logit_rows, 1 + 2 + 3 + 4);
+  sizes = hellaswag_sizes(llama().config(), tokenizer, tasks, DeviceKind::kCpu);
+  EXPECT_EQ(sizes.page_size, 1);
+  EXPECT_EQ(sizes.step_tokens, 23);  // all contexts
+  // More tokens than go together: groups, the largest of which counts.
+  const std::vector<HellaSwagTask> many(300, tasks[1]);
+  sizes = hellaswag_sizes(llama().config(), tokenizer, many, DeviceKind::kCpu);
+  EXPECT_EQ(sizes.step_tokens, 4096 / 28 * 20);
+  EXPECT_EQ(sizes.sequences, 4096 / 28 * 4);
 }
 
 // Scores of the four endings by feeding each whole text alone.

@@ -62,6 +62,26 @@ TEST(LoadEngine, APresetGetsRandomWeightsOfASeed) {
   EXPECT_NE(run(1), run(2));
 }
 
+// A head in 8 bits rounds logits: log probabilities move, and not far.
+TEST(LoadEngine, TheHeadMayBeQuantised) {
+  GenerationRequest request;
+  request.tokens = {1, 17, 99};
+  request.max_tokens = 1;
+  request.logprobs = 0;
+  const auto logprob = [&](const std::string& head) {
+    Engine engine =
+        Engine::load({.directory = test::golden("qwen2").string(), .head = head, .device = "cpu"});
+    engine.submit(request);
+    return engine.next()->logprob;
+  };
+  const float plain = logprob("");
+  EXPECT_EQ(logprob("bf16"), plain);
+  for (const char* head : {"int8", "fp8"}) {
+    EXPECT_NE(logprob(head), plain);
+    EXPECT_NEAR(logprob(head), plain, 0.2);
+  }
+}
+
 TEST(LoadEngine, SaysWhatIsWrong) {
   const auto error = [](const ModelSource& source, const EngineOptions& options = {}) -> std::string {
     try {
@@ -82,6 +102,8 @@ TEST(LoadEngine, SaysWhatIsWrong) {
   EXPECT_THAT(error({.directory = directory, .device = "cpu", .backends = {"blas"}}), HasSubstr("blas"));
   EXPECT_THAT(error({.directory = directory, .device = "cpu", .tuning_cache = "/nowhere/tuning.json"}),
               HasSubstr("/nowhere/tuning.json: there is no such file"));
+  EXPECT_THAT(error({.directory = directory, .head = "fp4", .device = "cpu"}),
+              HasSubstr("--head fp4: possible are bf16, int8, fp8"));
   EXPECT_THAT(error({.directory = directory, .device = "cpu", .weights = "tiny"}), HasSubstr("tiny"));
   EXPECT_THAT(error({.directory = directory, .device = "cpu", .memory_limit = 1 << 30}),
               HasSubstr("goes with a model on a card"));

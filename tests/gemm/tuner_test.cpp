@@ -42,6 +42,30 @@ class TunerFile : public testing::Test {
   std::string path_;
 };
 
+// Whatever patterns the others have it is dense, at few tokens, and its FP32 outputs are another problem.
+TEST_F(TunerFile, AShapeThatIsNeverPrunedIsTunedDense) {
+  TuningCache cache(kHere);
+  TunerOptions options = small();
+  options.patterns = {Pattern::of_half_group(4)};
+  for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
+    TrackShape shape{40, 96, dtype};
+    shape.out = DType::kF32;
+    shape.never_pruned = true;
+    shape.most_m = 7;
+    options.shapes = {shape};
+    const TunerTotals totals = tune(options, cache, path_);
+    EXPECT_EQ(totals.measured, 1) << dtype_name(dtype);  // 65 and 80 tokens: 7 rows
+    EXPECT_EQ(totals.failed, 0) << dtype_name(dtype);
+    GemmDesc desc = track_desc(shape, Pattern(), 7, {});
+    EXPECT_EQ(desc.out, DType::kF32);
+    const TuningCache written = TuningCache::load(path_, kHere);
+    EXPECT_EQ(choose(desc, {}, &written).reason, "measured");
+    desc.out = DType::kBF16;
+    EXPECT_EQ(written.points(TuningProblem::of(desc)), nullptr);
+    EXPECT_EQ(verify_tuning(options, cache, 5).size(), 1u);
+  }
+}
+
 TEST_F(TunerFile, MeasuresEachShapeOnceAndChooseUsesIt) {
   TuningCache cache(kHere);
   TunerOptions options = small();

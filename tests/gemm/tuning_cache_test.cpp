@@ -101,6 +101,24 @@ TEST(TuningCache, ReadsBackWhatItWrites) {
   EXPECT_EQ(again.at(without_bias, 64), nullptr);
 }
 
+// Kernels that write BF16 say nothing about those that write FP32.
+TEST(TuningCache, OutputsOfAnotherTypeAreAnotherProblem) {
+  TuningProblem wide = problem();
+  wide.out = DType::kF32;
+  TuningCache cache = example();
+  EXPECT_EQ(cache.at(wide, 64), nullptr);
+  cache.put(wide, 64, point({timed("wide", 3)}));
+  const TuningCache again = TuningCache::parse(cache.to_json(), "x", kHere);
+  EXPECT_EQ(again.to_json(), cache.to_json());
+  EXPECT_EQ(again.at(wide, 64)->kernels[0].name, "wide");
+  EXPECT_EQ(again.at(problem(), 64)->kernels.size(), 2u);
+  EXPECT_EQ(wide.desc(64, {}).out, DType::kF32);
+  EXPECT_TRUE(TuningProblem::of(wide.desc(64, {})) == wide);
+  std::string text = cache.to_json();
+  text.replace(text.find("\"out\": \"F32\""), 12, "\"out\": \"F64\"");
+  EXPECT_THAT(error_of(text), AllOf(HasSubstr("out: must be BF16 or F32"), HasSubstr("F64")));
+}
+
 TEST(TuningCache, FindsNothingOfAnotherMachineAndKeepsIt) {
   for (const TuningMachine& other : {kOlderDriver, kElsewhere}) {
     TuningCache cache = TuningCache::parse(example().to_json(), "x", other);

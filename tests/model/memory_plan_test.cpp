@@ -82,6 +82,39 @@ TEST(MemoryPlan, WeightsInEveryForm) {
   }
 }
 
+// A quantised head is beside the embedding, tied or not: its own bytes, or those of the forms that are kept.
+TEST(MemoryPlan, AQuantisedHeadIsCounted) {
+  for (const char* name : {"llama3.2-1b", "qwen2.5-7b"}) {  // tied, untied
+    const ModelConfig config = config_of(name);
+    const std::int64_t embedding = 2 * config.vocab * config.hidden;
+    MemoryDemand demand = demand_of(name, 0);
+    const std::int64_t plain = use(plan_memory(demand), "embedding, norms and biases");
+    EXPECT_EQ(use(plan_memory(demand), "head"), config.tied_embeddings ? 0 : embedding);
+    demand.head = k8Bit;
+    EXPECT_EQ(use(plan_memory(demand), "head"), embedding / 2 + 2 * config.vocab);
+    EXPECT_EQ(use(plan_memory(demand), "embedding, norms and biases"), plain);
+    demand.head_bytes = embedding + 8 * config.vocab;  // two forms
+    EXPECT_EQ(use(plan_memory(demand), "head"), demand.head_bytes);
+    demand.embedding_on_host = true;
+    EXPECT_EQ(use(plan_memory(demand), "embedding, norms and biases"), plain - embedding);
+  }
+}
+
+// Rows that go through the head in blocks, whatever the number of sequences.
+TEST(MemoryPlan, LogitsOfBlocks) {
+  MemoryDemand demand = demand_of("qwen2.5-7b", 0);
+  demand.length = 2048;
+  demand.step_tokens = 2048;
+  const std::int64_t row = 4 * demand.config.vocab;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), row);
+  const std::int64_t before = use(plan_memory(demand), "activations and scratch");
+  demand.logit_rows = 48;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), 48 * row);
+  EXPECT_EQ(use(plan_memory(demand), "activations and scratch"), before);  // the layers take more
+  demand.sequences = 100;
+  EXPECT_EQ(use(plan_memory(demand), "logits"), 48 * row);
+}
+
 TEST(MemoryPlan, KeysAndValuesByTokenAndType) {
   MemoryDemand demand = demand_of("qwen2.5-14b", 0);
   demand.sequences = 3;

@@ -49,6 +49,10 @@ TEST(Repeat, NamesAllThatACellIs) {
   tune.m.reset();
   EXPECT_EQ(repeat_command(tune, "cuda"),
             "slidesparse tune --model smollm2-135m --dtype int8 --patterns 6:8 --m 16,64");
+  EXPECT_EQ(
+      repeat_command(cell_of("decode", "auto", "6:8", R"({"head":"fp8","runs":1})"), "cpu"),
+      "slidesparse bench decode --model smollm2-135m --dtype int8 --patterns 6:8 --m 8 --device cpu --runs 1 "
+      "--head fp8");
   EXPECT_EQ(repeat_command(cell_of("convert", "auto", "6:8", "{}"), ""),
             "slidesparse random-model smollm2-135m smollm2-135m-random && "
             "slidesparse convert smollm2-135m-random converted --pattern 6:8 --dtype int8");

@@ -56,6 +56,19 @@ TEST(CardForecast, The14BOnA24GBCard) {
             ForecastVerdict::kFits);
 }
 
+// 152064 x 5120: half of a BF16 head's 1.45 GiB; on an A100 there is no FP8.
+TEST(CardForecast, AQuantisedHead) {
+  Cell cell = cell_of(Phase::kDecode, "qwen2.5-14b", "int8", "cublaslt", "dense", 64);
+  cell.options.head = "bf16";
+  const std::int64_t bf16 = one("h200", cell).needed_bytes;
+  cell.options.head = "int8";
+  EXPECT_NEAR(1e-9 * static_cast<double>(bf16 - one("h200", cell).needed_bytes), 0.7786, 0.001);
+  cell.options.head = "fp8";
+  EXPECT_EQ(one("h200", cell).verdict, ForecastVerdict::kFits);
+  EXPECT_EQ(one("a100", cell).verdict, ForecastVerdict::kUnsupported);
+  EXPECT_THAT(one("a100", cell).why, HasSubstr("no FP8 head"));
+}
+
 TEST(CardForecast, KernelsThatACardHasNot) {
   const CardForecast fp8 =
       one("a100", cell_of(Phase::kPrefill, "llama3.2-1b", "fp8", "cublaslt", "dense", 512));

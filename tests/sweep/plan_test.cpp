@@ -51,6 +51,29 @@ TEST(Plan, DefaultsAreTheMissions) {
       R"("runs":3,"seed":1,"weights":"fastest"}})");
 }
 
+TEST(Plan, TheHeadsType) {
+  std::string text = kSmall;
+  text.insert(text.find('{') + 1, R"("head": "fp8", "tune": {"m": [64]}, )");
+  int tuned = 0, run = 0;
+  for (const Cell& cell : plan_cells(parse_plan(text, "p.json"))) {
+    EXPECT_EQ(cell.options.head, "fp8");
+    ++(cell.phase == Phase::kTune ? tuned : run);
+  }
+  EXPECT_GT(tuned, 0);
+  EXPECT_EQ(run, 4);
+  // Also of a directory, where a BF16 head goes without saying.
+  for (const char* head : {"bf16", "int8"}) {
+    SweepPlan plan = parse_plan(kSmall, "p.json");
+    plan.models = {"/some/model"};
+    plan.head = head;
+    const auto form = [](const std::string&) { return ModelForm{"int8", "dense", "slide", true}; };
+    for (const Cell& cell : plan_cells(plan, form))
+      EXPECT_EQ(cell.options.head, std::string(head) == "int8" ? "int8" : "");
+  }
+  text.replace(text.find("fp8"), 3, "fp4");
+  EXPECT_THAT(refusal(text), HasSubstr("head"));
+}
+
 TEST(Plan, TheMissionsMatrix) {
   auto counts = count(plan_cells(mission_plan({})));
   EXPECT_EQ(counts[Phase::kConvert], 4 * 2 * 4);

@@ -1,5 +1,6 @@
 #include "sweep/sweep.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -49,7 +50,13 @@ TEST(Sweep, MeasuresEveryCellOnceAndThenNothing) {
                    "SELECT count(*) FROM measurement WHERE name = 'tokens_per_second' AND NOT (low <= value "
                    "AND value <= high AND samples > 0)"),
       0);
-  EXPECT_EQ(query_number(folder.database(), R"(SELECT count(*) FROM "check" WHERE passed = 1)"), 8);
+  for (const char* check : {"greedy", "sequences"}) {
+    EXPECT_EQ(
+        query_number(folder.database(),
+                     fmt::format(R"(SELECT count(*) FROM "check" WHERE passed = 1 AND name = '{}')", check)),
+        8)
+        << check;
+  }
   EXPECT_EQ(
       query_number(folder.database(),
                    "SELECT count(*) FROM measurement JOIN attempt ON attempt.id = attempt JOIN cell ON "

@@ -26,6 +26,10 @@ struct ModelSource {
   std::int64_t layers = 0;                      // only the first so many; 0: all
   std::uint64_t seed = 0;                       // of the weights
 
+  // Type of the output head: "bf16", "int8" or "fp8"; a BF16 one is quantised when it is loaded. Empty: as it
+  // is stored, BF16 of a preset.
+  std::string head = {};
+
   // tokenizer.json of text prompts. Empty: the directory's own, if it has one.
   std::string tokenizer = {};
 

@@ -215,7 +215,8 @@ Feasibility native_supports(const GemmDesc& desc, const KernelDesc& kernel, int 
     return Feasibility::no(kernel.sparse ? "for weights with a pattern" : "for dense weights");
   if (schedule_of(desc).dense > 0 && !variant.dense_pairs)
     return Feasibility::no("for weights with at least as many 2:4 channels as dense ones");
-  if (desc.out != DType::kBF16)
+  // The others write through a buffer in shared memory that has room for BF16.
+  if (desc.out != DType::kBF16 && variant.split_blocks == 0)
     return Feasibility::no(fmt::format("writes BF16, not {}", dtype_name(desc.out)));
   if (desc.n % 8 != 0 || row_stride_out(desc) % 8 != 0) {
     return Feasibility::no(
@@ -345,6 +346,7 @@ GemmPlan NativeBackend::plan(const GemmDesc& desc, const KernelDesc& kernel) con
   state->product.tokens = desc.m;
   state->product.schedule = schedule_of(desc);
   state->product.ldout = row_stride_out(desc);
+  state->product.out_dtype = desc.out;
   state->product.multiprocessors = multiprocessors(desc);
   const Settings settings = read_settings(desc, kernel);
   state->product.panel = settings.panel;

@@ -54,7 +54,7 @@ __device__ __forceinline__ void add_and_store(const Product& product, std::uint3
   Scales scales;
   scales.template load<C>(product, block, token_tile, thread);
   const std::int64_t channel = std::int64_t{block} * kBlockRows + fragment_row(thread, 0);
-  auto* const out = static_cast<__nv_bfloat16*>(product.out);
+  const bool wide = product.out_dtype == DType::kF32;
   for (int eight = rank; eight < kEights; eight += splits) {
     Sum total[4] = {};
     for (int part = 0; part < splits; ++part) {
@@ -71,8 +71,13 @@ __device__ __forceinline__ void add_and_store(const Product& product, std::uint3
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         if (channel + 8 * high >= product.channels) continue;
-        out[(token + i) * product.ldout + channel + 8 * high] =
-            __float2bfloat16_rn(finish(total[2 * high + i], scale, scales.row[high], scales.bias[high]));
+        const float value = finish(total[2 * high + i], scale, scales.row[high], scales.bias[high]);
+        const std::int64_t at = (token + i) * product.ldout + channel + 8 * high;
+        if (wide) {
+          static_cast<float*>(product.out)[at] = value;
+        } else {
+          static_cast<__nv_bfloat16*>(product.out)[at] = __float2bfloat16_rn(value);
+        }
       }
     }
   }

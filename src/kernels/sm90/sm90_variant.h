@@ -21,7 +21,8 @@ struct Product {
   const float* w_scale = nullptr;         // [channels, padded to 64]
   const float* x_scale = nullptr;         // [tokens]
   const float* bias = nullptr;            // [channels, padded to 64] or null
-  void* out = nullptr;                    // BF16 [tokens, channels], row stride ldout
+  void* out = nullptr;                    // out_dtype [tokens, channels], row stride ldout
+  DType out_dtype = DType::kBF16;         // or kF32, which variants that split K can write
   std::int64_t ldout = 0;                 // multiple of 8
   int multiprocessors = 0;
   int splits = 1;  // variants that split K: into so many parts, 1 .. 8

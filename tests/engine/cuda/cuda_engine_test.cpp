@@ -6,10 +6,12 @@
 
 #include "core/cuda/memory.h"
 #include "core/cuda/status.h"
+#include "core/fail.h"
 #include "core/random.h"
 #include "engine/alone.h"
 #include "engine/bench_fit.h"
 #include "engine/engine_core.h"
+#include "engine/weight_plan.h"
 #include "model/card_model.h"
 
 namespace slidesparse {
@@ -88,21 +90,35 @@ class CudaEngine : public testing::Test {
 
 // The planner's bytes are those that are taken: never fewer, and not many more.
 TEST_F(CudaEngine, TakesWhatWasPlanned) {
-  ModelConfig config = small_config();
-  config.hidden = 1024;
-  config.intermediate = 4096;
-  config.heads = 16;
-  config.vocab = 20000;
-  for (const DType kv : {DType::kBF16, DType::kF8E4M3}) {
+  if (cuda_status().devices.front().compute_capability() < 89) GTEST_SKIP() << "no FP8 on this card";
+  struct Case {
+    DType kv, head;
+    bool tied;
+    WeightPolicy weights;
+  };
+  constexpr auto kFastest = WeightPolicy::kFastest, kSmallest = WeightPolicy::kSmallest;
+  for (const Case& c : {Case{DType::kBF16, DType::kBF16, false, kFastest},
+                        {DType::kF8E4M3, DType::kBF16, false, kFastest},
+                        {DType::kBF16, DType::kF8E4M3, true, kFastest},
+                        {DType::kBF16, DType::kI8, false, kFastest},
+                        {DType::kBF16, DType::kF8E4M3, true, kSmallest}}) {
+    ModelConfig config = small_config();
+    config.hidden = 1024;
+    config.intermediate = 4096;
+    config.heads = 16;
+    config.vocab = 20000;
+    config.tied_embeddings = c.tied;
     for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
       BenchModelOptions bench;
       bench.phase = phase;
       bench.m = {phase == BenchPhase::kPrefill ? 400 : 48};
-      bench.kv_dtype = kv;
+      bench.kv_dtype = c.kv;
       bench.runs = 1;
       ModelOptions options;
       options.device = DeviceKind::kCuda;
       options.ms = bench.m;
+      options.weights = c.weights;
+      options.head = c.head;
       const auto reader = random_weights(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1);
       const MemoryDemand model =
           card_memory(config, *reader, options, bench_length(phase, bench.m[0], bench));
@@ -111,11 +127,102 @@ TEST_F(CudaEngine, TakesWhatWasPlanned) {
       reset_device_memory_peak();
       const Model made =
           Model::random(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1, options);
-      const BenchSubject subject{"x", &made};
-      bench_model({&subject, 1}, bench);
+      ModelOptions on_host;
+      on_host.head = c.head;
+      const Model host =
+          Model::random(config, DType::kF8E4M3, Pattern::parse("6:8"), DType::kBF16, 1, on_host);
+      const BenchSubject subject{"x", &made, {}, std::make_shared<const GreedyReference>(host, 1)};
+      EXPECT_EQ(bench_model({&subject, 1}, bench).front().check, "ok");
       const std::int64_t taken = device_memory_use().peak - before;
-      EXPECT_LE(taken, planned) << bench.m[0];
-      EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << bench.m[0];
+      const auto words = fmt::format("M={} head {} tied {}", bench.m[0], dtype_name(c.head), c.tied);
+      EXPECT_LE(taken, planned) << words;
+      EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << words;
+    }
+  }
+}
+
+// The same of evaluations; and what does not fit is refused before anything is there.
+TEST_F(CudaEngine, EvaluationsTakeWhatWasPlanned) {
+  ModelConfig config = small_config();
+  config.vocab = 20000;
+  config.max_position = 4096;
+  std::vector<std::int32_t> tokens;
+  for (std::uint64_t i = 0; i < 7000; ++i)
+    tokens.push_back(static_cast<std::int32_t>(random_bits(5, i) % 20000));
+  ModelOptions options;
+  options.device = DeviceKind::kCuda;
+  options.ms = {2048};
+  const auto reader = random_weights(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1);
+  for (const std::int64_t window : {100, 3000}) {
+    PerplexityOptions perplexity;
+    perplexity.window = window;
+    const EvalSizes sizes = perplexity_sizes(config, static_cast<std::int64_t>(tokens.size()), perplexity);
+    const MemoryDemand model = card_memory(config, *reader, options, sizes.longest);
+    const std::int64_t planned = bytes_of(plan_memory(eval_demand(model, sizes)));
+    const std::int64_t before = device_memory_use().in_use;
+    reset_device_memory_peak();
+    {
+      const Model made = Model::random(config, DType::kI8, Pattern::parse("6:8"), DType::kBF16, 1, options);
+      EXPECT_TRUE(std::isfinite(evaluate_perplexity(made, tokens, perplexity).perplexity));
+    }
+    const std::int64_t taken = device_memory_use().peak - before;
+    EXPECT_LE(taken, planned) << window;
+    EXPECT_GE(static_cast<double>(taken), 0.9 * static_cast<double>(planned)) << window;
+
+    ModelOptions chosen = options;
+    plan_evaluation("x", config, *reader, chosen, {&sizes, 1}, {2 * planned, {}});
+    EXPECT_EQ(chosen.weights, options.weights);
+    try {
+      plan_evaluation("x", config, *reader, chosen, {&sizes, 1}, {planned / 2, {}});
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+      EXPECT_TRUE(error.facts() != nullptr && error.facts()->planned);
+      EXPECT_EQ(chosen.weights, WeightPolicy::kSmallest);
+    }
+    EXPECT_EQ(device_memory_use().in_use, before);
+  }
+}
+
+// Figures of a card are those of outputs that the CPU gives, too; of other weights there are none.
+TEST_F(CudaEngine, BenchRowsAreComparedWithTheCpu) {
+  ModelConfig config = small_config();
+  config.max_position = 2048;
+  for (const DType dtype : {DType::kI8, DType::kF8E4M3, DType::kBF16}) {
+    if (dtype == DType::kF8E4M3 && cuda_status().devices.front().compute_capability() < 89) continue;
+    for (const char* pattern : {"dense", "6:8"}) {
+      ModelOptions options;
+      options.device = DeviceKind::kCuda;
+      options.ms = {1, 9, 70};
+      const auto make = [&](std::uint64_t seed, const ModelOptions& how) {
+        return Model::random(config, dtype, Pattern::parse(pattern), DType::kBF16, seed, how);
+      };
+      const Model card = make(3, options);
+      const auto right = std::make_shared<const GreedyReference>(make(3, {}), 1);
+      const auto wrong = std::make_shared<const GreedyReference>(make(4, {}), 1);
+      for (const BenchPhase phase : {BenchPhase::kPrefill, BenchPhase::kDecode}) {
+        const bool prefill = phase == BenchPhase::kPrefill;
+        BenchModelOptions bench;
+        bench.phase = phase;
+        bench.m = prefill ? std::vector<std::int64_t>{1, 192, 5120} : std::vector<std::int64_t>{1, 9, 70};
+        bench.runs = 1;
+        bench.steps = 12;
+        const std::vector<BenchSubject> subjects{{"right", &card, {}, right}, {"wrong", &card, {}, wrong}};
+        for (const BenchModelRow& row : bench_model(subjects, bench)) {
+          SCOPED_TRACE(fmt::format("{} {} {} M={} {}: worst gap {:.3f}", dtype_name(dtype), pattern,
+                                   prefill ? "prefill" : "decode", row.m, row.subject, row.greedy.worst_gap));
+          EXPECT_EQ(row.greedy.compared, prefill ? row.sequences : 8 * row.m);
+          if (row.subject == "right") {
+            EXPECT_EQ(row.check, "ok");
+            EXPECT_GT(row.tokens_per_second, 0);
+            // Rounding leaves half of what is allowed alone.
+            EXPECT_LT(row.greedy.worst_gap, row.greedy.allowed / 2);
+          } else {
+            EXPECT_GT(row.greedy.wrong, row.greedy.compared / 2);
+            EXPECT_EQ(row.tokens_per_second, 0);
+          }
+        }
+      }
     }
   }
 }

@@ -72,11 +72,6 @@ double get(DType dtype, const void* data, std::int64_t i) {
   }
 }
 
-float output_at(DType out, const void* data, std::int64_t i) {
-  return out == DType::kF32 ? static_cast<const float*>(data)[i]
-                            : bf16_to_float(static_cast<const std::uint16_t*>(data)[i]);
-}
-
 // One random row in packed form: any masks; what a tail group holds behind k is zero.
 void make_packed_row(const CaseSpec& spec, std::int64_t row, std::byte* values, std::uint8_t* codes,
                      const std::function<unsigned(std::int64_t)>& element) {

@@ -77,6 +77,10 @@ TEST(NativeTable, SaysWhatItCannotDo) {
   GemmDesc desc = good;
   desc.out = DType::kF32;
   EXPECT_EQ(native_supports(desc, kernel, 90).reason, "writes BF16, not F32");
+  for (const KernelDesc& other : kernels_for(DType::kF8E4M3, true)) {
+    EXPECT_EQ(native_supports(desc, other, 90).ok, other.name.find("split-k") != std::string::npos)
+        << other.name;
+  }
   desc = good;
   desc.n = 100;
   EXPECT_EQ(native_supports(desc, kernel, 90).reason, "N=100 with rows of 100: multiples of 8 are possible");
@@ -249,6 +253,36 @@ TEST(NativeSettings, EverySplitGivesTheReference) {
           problem.check(kBackend, kernel);
         }
       }
+    }
+  }
+}
+
+// The way to the logits: dense weights of any number of tokens, FP32 outputs, rows with room between them.
+TEST(NativeSettings, KernelsThatSplitKWriteF32) {
+  if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const DType dtype : {DType::kF8E4M3, DType::kI8}) {
+    for (const std::int64_t m : {1, 16, 70, 513}) {
+      CaseSpec spec;
+      spec.dtype = dtype;
+      spec.out = DType::kF32;
+      spec.m = m;
+      spec.n = 1160;
+      spec.k = 3584;
+      spec.bias = m == 16;
+      spec.ldout = m == 70 ? 1168 : 0;
+      const CudaCase problem(spec);
+      int checked = 0;
+      for (KernelDesc kernel : kernels_for(dtype, false)) {
+        const bool splits = kernel.name.find("split-k") != std::string::npos;
+        EXPECT_EQ(kBackend.feasible(problem.desc(), kernel).ok, splits) << kernel.name;
+        if (!splits) continue;
+        for (const char* config : {"", "splits=1", "splits=4"}) {
+          kernel.config = config;
+          problem.check(kBackend, kernel);
+          ++checked;
+        }
+      }
+      EXPECT_GE(checked, 3);
     }
   }
 }

@@ -1,4 +1,5 @@
 // A model on a card against the same model on the CPU.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 #include "core/cuda/status.h"
 #include "core/random.h"
 #include "gemm/backend.h"
+#include "model/cuda_plan.h"
 #include "model/model.h"
 #include "slidesparse/core/error.h"
 
@@ -24,6 +26,7 @@ struct CudaModelCase {
   std::int64_t heads, kv_heads, head_dim;
   bool tied;
   Layout layout = Layout::kPacked;
+  std::int64_t vocab = 1003;
 };
 
 ModelConfig config_of(const CudaModelCase& c) {
@@ -35,12 +38,18 @@ ModelConfig config_of(const CudaModelCase& c) {
   config.heads = c.heads;
   config.kv_heads = c.kv_heads;
   config.head_dim = c.head_dim;
-  config.vocab = 1003;
+  config.vocab = c.vocab;
   config.max_position = 512;
   config.tied_embeddings = c.tied;
   config.qkv_bias = c.family == Family::kQwen2;
   config.qk_norm = c.family == Family::kQwen3;
   return config;
+}
+
+// Of logits from the CPU's: what single codes of FP8 that fall on the other side of a rounding do, and of
+// INT8 or BF16.
+double limit_of(const CudaModelCase& c) {
+  return c.dtype == DType::kF8E4M3 || c.head == DType::kF8E4M3 ? 0.05 : 0.02;
 }
 
 std::vector<std::int32_t> some_tokens(std::int64_t count, std::int64_t vocab, std::uint64_t seed) {
@@ -111,8 +120,8 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
  protected:
   void SetUp() override {
     if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
-    if (GetParam().dtype == DType::kF8E4M3 && cuda_status().devices.front().compute_capability() < 89)
-      GTEST_SKIP() << "no FP8 on this card";
+    const bool fp8 = GetParam().dtype == DType::kF8E4M3 || GetParam().head == DType::kF8E4M3;
+    if (fp8 && cuda_status().devices.front().compute_capability() < 89) GTEST_SKIP() << "no FP8 on this card";
     if (GetParam().layout == Layout::kSplit && !backend_named("native").available().ok)
       GTEST_SKIP() << backend_named("native").available().reason;
   }
@@ -140,7 +149,7 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
   EXPECT_EQ(card.summary().pattern, cpu.summary().pattern);
   EXPECT_EQ(card.summary().linear_bytes, cpu.summary().linear_bytes);
   Rollout a(cpu, 4, 24), b(card, 4, 24);
-  const double limit = c.dtype == DType::kF8E4M3 ? 0.05 : 0.02;
+  const double limit = limit_of(c);
   const auto check = [&](const std::vector<std::vector<std::int32_t>>& tokens, const char* what) {
     const std::vector<float> expected = a.step(tokens), got = b.step(tokens);
     ASSERT_EQ(got.size(), expected.size());
@@ -163,7 +172,7 @@ TEST_P(CudaModelTest, PromptsOfEqualLengthsAreTheCpus) {
   const CudaModelCase& c = GetParam();
   const Model cpu = make(DeviceKind::kCpu);
   const std::int64_t vocab = cpu.config().vocab;
-  const double limit = c.dtype == DType::kF8E4M3 ? 0.05 : 0.02;
+  const double limit = limit_of(c);
   Rollout expected(cpu, 2, 24);
   const std::vector<std::vector<std::int32_t>> prompts{some_tokens(192, vocab, 61),
                                                        some_tokens(192, vocab, 62)},
@@ -186,7 +195,7 @@ TEST_P(CudaModelTest, TwiceTheSameBitsAndChunksAreTheWhole) {
   Rollout chunks(card, 1, 8);
   chunks.step({{prompt.begin(), prompt.begin() + 37}});
   EXPECT_LT(relative_distance(chunks.step({{prompt.begin() + 37, prompt.end()}}), whole),
-            GetParam().dtype == DType::kF8E4M3 ? 0.05 : 0.02);
+            limit_of(GetParam()));
 }
 
 TEST_P(CudaModelTest, BlocksOfLogitsAreAllLogits) {
@@ -213,6 +222,73 @@ TEST_P(CudaModelTest, BlocksOfLogitsAreAllLogits) {
     blocks.insert(blocks.end(), logits.as<float>(), logits.as<float>() + logits.shape.count());
   });
   EXPECT_EQ(blocks, all);
+}
+
+// A BF16 head, tied or not, that is quantised when the model is loaded: the same codes as the CPU's, on
+// whatever backend runs them, and the embedding beside them as it was.
+TEST(CudaModel, HeadsThatAreQuantisedWhenLoadedAreTheCpus) {
+  if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
+  const std::vector<std::vector<std::int32_t>> prompts{some_tokens(70, 1000, 1), some_tokens(9, 1000, 2)},
+      next{some_tokens(1, 1000, 3), some_tokens(1, 1000, 4)};
+  for (const DType head : {DType::kI8, DType::kF8E4M3}) {
+    if (head == DType::kF8E4M3 && cuda_status().devices.front().compute_capability() < 89) continue;
+    for (const bool tied : {true, false}) {
+      CudaModelCase c{"", Family::kLlama, DType::kI8, "6:8", head, 4, 2, 64, tied};
+      c.vocab = 1024;  // which our own kernels can write, too
+      const auto make = [&](DeviceKind device, const ModelOptions& asked) {
+        ModelOptions options = asked;
+        options.device = device;
+        options.head = head;
+        return Model::random(config_of(c), c.dtype, Pattern::parse(c.pattern), DType::kBF16, 7, options);
+      };
+      const Model cpu = make(DeviceKind::kCpu, {});
+      Rollout expected(cpu, 2, 8);
+      const std::vector<float> first = expected.step(prompts), second = expected.step(next);
+      for (const char* backend :
+           {"", "cublaslt", "native", "cusparselt"}) {  // the last one has no product for it
+        ModelOptions asked;
+        if (*backend != 0) {
+          if (!backend_named(backend).available().ok) continue;
+          asked.linear.backends = {backend};
+        }
+        for (const WeightPolicy weights : {WeightPolicy::kFastest, WeightPolicy::kSmallest}) {
+          asked.weights = weights;
+          const Model card = make(DeviceKind::kCuda, asked);
+          EXPECT_EQ(card.summary().head_bytes, cpu.summary().head_bytes);
+          EXPECT_EQ(card.linears_at(2, 2).back().dtype, head);
+          EXPECT_EQ(card.linears_at(2, 2).back().out, DType::kF32);
+          if (std::string_view(backend) == "native") {
+            EXPECT_EQ(card.linears_at(2, 2).back().choice.backend->name(), "native");
+          }
+          Rollout got(card, 2, 8);
+          EXPECT_LT(relative_distance(got.step(prompts), first), limit_of(c)) << backend << tied;
+          EXPECT_LT(relative_distance(got.step(next), second), limit_of(c)) << backend << tied;
+        }
+      }
+    }
+  }
+}
+
+// Needs no card: nothing writes logits of that type anywhere.
+TEST(CudaModel, AHeadThatNothingRunsIsOneClearError) {
+  GemmDesc desc;
+  desc.n = 1000;
+  desc.k = 256;
+  desc.x = desc.w = DType::kF8E4M3;
+  desc.out = DType::kI8;
+  desc.device = {DeviceKind::kCuda, 0};
+  for (const std::vector<std::string>& backends :
+       {std::vector<std::string>{}, std::vector<std::string>{"cusparselt"}}) {
+    try {
+      KernelSet({{backends}, WeightPolicy::kFastest, {1}}).of_head(desc);
+      FAIL() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+      EXPECT_THAT(error.what(), testing::AllOf(testing::StartsWith("the head in fp8: nothing can multiply"),
+                                               testing::HasSubstr("N=1000"),
+                                               testing::HasSubstr("; --head bf16 runs wherever")));
+    }
+  }
 }
 
 TEST(CudaModel, HeadsThatAttentionDoesNotKnowAreRefused) {
@@ -242,6 +318,12 @@ INSTANTIATE_TEST_SUITE_P(
                       false, Layout::kSplit},
         CudaModelCase{"qwen2_int8_8of10_split", Family::kQwen2, DType::kI8, "8:10", DType::kI8, 4, 2, 128,
                       true, Layout::kSplit},
+        CudaModelCase{"llama_int8_6of8_head_fp8", Family::kLlama, DType::kI8, "6:8", DType::kF8E4M3, 4, 2, 64,
+                      true},
+        CudaModelCase{"qwen2_fp8_6of8_split_head_fp8", Family::kQwen2, DType::kF8E4M3, "6:8", DType::kF8E4M3,
+                      4, 2, 128, false, Layout::kSplit, 1024},
+        CudaModelCase{"llama_bf16_head_int8", Family::kLlama, DType::kBF16, "dense", DType::kI8, 4, 2, 64,
+                      true, Layout::kPacked, 1024},
         CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
     [](const auto& which) { return which.param.name; });
 

@@ -1,0 +1,122 @@
+#include "engine/greedy_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/checked.h"
+#include "core/dtype_words.h"
+#include "core/fail.h"
+#include "core/random.h"
+#include "engine/sampler.h"
+#include "engine/sequences.h"
+
+namespace slidesparse {
+namespace {
+
+constexpr double kAllowed = 0.5;
+constexpr double kAllowedInFp8 = 1.0;
+constexpr std::int64_t kPageSize = 16;
+
+// NaN when a number is none.
+double standard_deviation(const float* values, std::int64_t count) {
+  double sum = 0, squares = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
+  const double mean = sum / static_cast<double>(count);
+  for (std::int64_t i = 0; i < count; ++i) squares += (values[i] - mean) * (values[i] - mean);
+  return std::sqrt(squares / static_cast<double>(count));
+}
+
+}  // namespace
+
+GreedyReference::GreedyReference(const Model& model, std::uint64_t seed)
+    : vocab_(model.config().vocab), positions_(std::min(kPrompt + kNew - 1, model.config().max_position)) {
+  require(model.device().kind == DeviceKind::kCpu, "the reference is a model on the CPU");
+  const auto rows = static_cast<std::size_t>(kSequences * positions_);
+  tokens_.resize(rows);
+  greedy_.resize(rows);
+  deviation_.resize(rows);
+  logits_ = Buffer(rows * static_cast<std::size_t>(vocab_) * sizeof(float));
+  const std::int64_t prompt = std::min(kPrompt, positions_);
+  for (std::int64_t s = 0; s < kSequences; ++s) {
+    for (std::int64_t i = 0; i < prompt; ++i) {
+      tokens_[row(s, i)] = static_cast<std::int32_t>(
+          random_bits(seed, static_cast<std::uint64_t>(s * prompt + i)) % static_cast<std::uint64_t>(vocab_));
+    }
+  }
+  const std::int64_t blocks = ceil_div(positions_, kPageSize);
+  const KvCache cache(model.config(), kSequences * blocks, kPageSize);
+  StepBuilder step(blocks);
+  Arena arena;
+  Context context;
+  context.arena = &arena;
+  for (std::int64_t begin = 0, end = prompt; begin < positions_; begin = end++) {
+    step.clear();
+    for (std::int64_t s = 0; s < kSequences; ++s) {
+      step.add(std::span(tokens_).subspan(row(s, begin), static_cast<std::size_t>(end - begin)), begin,
+               consecutive_pages(s * blocks, blocks));
+      step.want(0, end - begin);
+    }
+    Buffer out(static_cast<std::size_t>(step.wanted() * vocab_) * sizeof(float));
+    model.forward(
+        context, step.batch(), cache,
+        TensorView::contiguous(static_cast<void*>(out.data()), DType::kF32, {step.wanted(), vocab_}));
+    for (std::int64_t s = 0; s < kSequences; ++s) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::size_t at = row(s, i);
+        const float* const from = out.as<float>() + (s * (end - begin) + i - begin) * vocab_;
+        std::copy_n(from, vocab_, logits_.as<float>() + static_cast<std::int64_t>(at) * vocab_);
+        deviation_[at] = standard_deviation(from, vocab_);
+        greedy_[at] = std::isfinite(deviation_[at])
+                          ? sample_token(SampleRow{}, {from, static_cast<std::size_t>(vocab_)}, {})
+                          : -1;
+        // What the next step feeds; behind what is no number anything may stand.
+        if (i + 1 == end && end < positions_) tokens_[row(s, end)] = std::max(greedy_[at], 0);
+      }
+    }
+  }
+}
+
+std::int32_t GreedyReference::token(std::int64_t sequence, std::int64_t position) const {
+  return tokens_[row(sequence, position)];
+}
+
+std::int32_t GreedyReference::greedy(std::int64_t sequence, std::int64_t position) const {
+  return greedy_[row(sequence, position)];
+}
+
+double GreedyReference::gap(std::int64_t sequence, std::int64_t position, std::int32_t drawn) const {
+  const std::size_t at = row(sequence, position);
+  if (drawn < 0 || drawn >= vocab_ || greedy_[at] < 0) return std::numeric_limits<double>::infinity();
+  const float* const values = logits(at);
+  const double apart = static_cast<double>(values[greedy_[at]]) - values[drawn];
+  return apart > 0 ? apart / deviation_[at] : 0;
+}
+
+void GreedyCheck::compare(const GreedyReference& reference, std::int64_t sequence, std::int64_t position,
+                          std::int32_t drawn) {
+  ++compared;
+  const std::int32_t expected = reference.greedy(sequence, position);
+  if (drawn != expected || expected < 0) ++differing;
+  const double gap = reference.gap(sequence, position, drawn);
+  worst_gap = std::max(worst_gap, gap);
+  if (gap <= allowed) return;
+  if (wrong++ > 0) return;
+  first_wrong = fmt::format(
+      "sequence {} drew token {} instead of {} behind {} tokens: in the reference their logits are {:.2f} "
+      "standard deviations apart ({:.2f} allowed)",
+      sequence, drawn, expected, position + 1, gap, allowed);
+}
+
+std::string GreedyCheck::words() const {
+  if (wrong == 0) return "ok";
+  return fmt::format("wrong result: {}; {} of {} greedy outputs are wrong", first_wrong, wrong, compared);
+}
+
+double greedy_tolerance(const ModelSummary& summary, DType head, DType kv) {
+  const bool fp8 =
+      summary.dtype == kFp8Word || summary.dtype == "mixed" || head == DType::kF8E4M3 || kv == DType::kF8E4M3;
+  return fp8 ? kAllowedInFp8 : kAllowed;
+}
+
+}  // namespace slidesparse
