@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/fail.h"
 #include "core/interrupt.h"
+#include "core/random.h"
 #include "model/decoder.h"
 #include "ops/elementwise.h"
 
@@ -104,6 +105,19 @@ struct LossProbe::State {
     logits = Buffer(static_cast<std::size_t>(4 * wanted * config.vocab));
   }
 
+  const FusedGroup& group_of(GroupInput group) const {
+    return table.groups[static_cast<std::size_t>(layer * kGroupsPerLayer + static_cast<int>(group))];
+  }
+
+  // The unchanged weights of a group's member.
+  WeightSource source_of(GroupInput group, std::size_t member) {
+    const FusedGroup& specs = group_of(group);
+    const WeightSource source = reader->linear(specs.members[member], specs);
+    require(source.dtype == DType::kBF16 && source.layout == Layout::kDense, "{}: plain weights are needed",
+            specs.members[member].name);
+    return source;
+  }
+
   TensorView rows_of(const Step& step) {
     return TensorView::contiguous(residual.as<std::uint16_t>() + step.first * config.hidden, DType::kBF16,
                                   {step.tokens(), config.hidden});
@@ -173,18 +187,18 @@ double LossProbe::divergence(GroupInput group, std::span<const std::uint16_t* co
   require(state.layer < state.config.layers, "the model has no more layers");
   const Place place = place_of(group);
   require(members.size() == place.count, "{} weights for {} linears", members.size(), place.count);
-  const FusedGroup& specs =
-      state.table.groups[static_cast<std::size_t>(state.layer * kGroupsPerLayer + static_cast<int>(group))];
-  const auto index = static_cast<std::size_t>(state.layer * kLinearsPerLayer + place.first);
-  std::vector<Linear> unchanged;
+  std::vector<Linear> other;
   for (std::size_t i = 0; i < place.count; ++i) {
-    WeightSource source = state.reader->linear(specs.members[i], specs);
-    require(source.dtype == DType::kBF16 && source.layout == Layout::kDense, "{}: plain weights are needed",
-            specs.members[i].name);
+    WeightSource source = state.source_of(group, i);
     source.values = members[i];
-    unchanged.push_back(std::exchange(state.weights.linears[index + i],
-                                      Linear(specs.members[i].name, source, LinearOptions{})));
+    other.emplace_back(state.group_of(group).members[i].name, source, LinearOptions{});
   }
+  const auto swap = [&] {
+    std::ranges::swap_ranges(
+        other, std::span(state.weights.linears)
+                   .subspan(static_cast<std::size_t>(state.layer * kLinearsPerLayer + place.first)));
+  };
+  swap();
   double sum = 0;
   std::int64_t count = 0;
   state.for_steps(state.config.layers, [&](const Step& step, const DecoderStream& stream) {
@@ -197,8 +211,26 @@ double LossProbe::divergence(GroupInput group, std::span<const std::uint16_t* co
                    count += logits.dim(0);
                  });
   });
-  for (std::size_t i = 0; i < place.count; ++i) state.weights.linears[index + i] = std::move(unchanged[i]);
+  swap();
   return sum / static_cast<double>(count);
+}
+
+double LossProbe::rounding() {
+  State& state = *state_;
+  require(state.layer < state.config.layers, "the model has no more layers");
+  std::vector<std::vector<std::uint16_t>> members;
+  std::vector<const std::uint16_t*> pointers;
+  for (std::size_t i = 0; i < place_of(GroupInput::kQkv).count; ++i) {
+    const LinearSpec& spec = state.group_of(GroupInput::kQkv).members[i];
+    const auto* values = static_cast<const std::uint16_t*>(state.source_of(GroupInput::kQkv, i).values);
+    std::vector<std::uint16_t>& bits = members.emplace_back(values, values + spec.n * spec.k);
+    // Zeros stay: what is next to zero is no rounding of it.
+    for (std::size_t w = 0; w < bits.size(); ++w) {
+      if ((bits[w] & 0x7fff) != 0) bits[w] = static_cast<std::uint16_t>(bits[w] ^ (random_bits(i, w) & 1));
+    }
+    pointers.push_back(bits.data());
+  }
+  return divergence(GroupInput::kQkv, pointers);
 }
 
 void LossProbe::end_layer() {

@@ -30,6 +30,9 @@ class LossProbe {
   // Mean over the positions of KL(unchanged || changed) of the next token's distribution, in nats, with the
   // weights `members` of a group of layer(): BF16 [n, k] each, in the order of the weight table.
   double divergence(GroupInput group, std::span<const std::uint16_t* const> members);
+  // The same with the last bit of about every second weight of q, k and v flipped: activations are rounded to
+  // BF16, so any change at all, however small, shows up as about so much.
+  double rounding();
   // Goes on to the next layer's groups.
   void end_layer();
 

@@ -152,6 +152,11 @@ TEST_P(LossProbeOf, UnchangedWeightsDivergeByNothing) {
     }
   }
   EXPECT_NEAR(probe.divergence(GroupInput::kGateUp, pointers(same)), 0, 1e-9);
+  // What rounding alone does is more than nothing, and little beside weights that are an eighth off.
+  const double rounding = probe.rounding();
+  EXPECT_GT(rounding, 0);
+  EXPECT_LT(rounding,
+            0.2 * probe.divergence(GroupInput::kQkv, pointers(changed(group(0, GroupInput::kQkv)))));
   EXPECT_EQ(probe.divergence(GroupInput::kGateUp, pointers(other)), first);
 }
 
