@@ -72,8 +72,11 @@ BudgetAssignment assign_budget(std::span<const BudgetGroup> groups, double targe
   const double step = std::max(0.0, budget - least) / static_cast<double>(kBudgetSteps);
 
   // best[s]: least loss of the groups so far when they take s steps beyond their fastest candidates at most.
+  // Times are rounded to the nearest step, which is off by half a step a group at most: so what fits may
+  // take a few steps more than there are.
   constexpr double kNone = std::numeric_limits<double>::infinity();
-  const std::size_t cells = step > 0 ? kBudgetSteps + 1 : 1;
+  const std::size_t margin = (groups.size() + 1) / 2;
+  const std::size_t cells = step > 0 ? kBudgetSteps + 1 + margin : 1;
   std::vector<double> best(cells, 0.0);
   std::vector<double> next(cells);
   std::vector<std::uint8_t> choice(groups.size() * cells);
@@ -85,7 +88,7 @@ BudgetAssignment assign_budget(std::span<const BudgetGroup> groups, double targe
     std::uint8_t* chosen = choice.data() + g * cells;
     for (std::size_t c = 0; c < group.candidates.size(); ++c) {
       const double beyond = time_of(group, c) - fast;
-      const double needed = beyond <= 0 ? 0.0 : step > 0 ? std::ceil(beyond / step) : kNone;
+      const double needed = beyond <= 0 ? 0.0 : step > 0 ? std::round(beyond / step) : kNone;
       steps[g].push_back(needed < static_cast<double>(cells) ? static_cast<std::size_t>(needed) : cells);
       const double loss = group.candidates[c].loss;
       for (std::size_t s = steps[g][c]; s < cells; ++s) {
@@ -99,14 +102,21 @@ BudgetAssignment assign_budget(std::span<const BudgetGroup> groups, double targe
     best.swap(next);
   }
 
+  // With more steps the loss is less or equal: the first assignment that fits exactly is the best of them.
+  // With the margin less than there are, every one fits.
   BudgetAssignment result;
   result.candidates.resize(groups.size());
-  result.loss = best.back();
-  std::size_t left = cells - 1;
-  for (std::size_t g = groups.size(); g-- > 0;) {
-    const std::size_t c = choice[g * cells + left];
-    result.candidates[g] = c;
-    left -= steps[g][c];
+  for (std::size_t capacity = cells; capacity-- > 0;) {
+    std::size_t left = capacity;
+    double time = 0;
+    for (std::size_t g = groups.size(); g-- > 0;) {
+      const std::size_t c = choice[g * cells + left];
+      result.candidates[g] = c;
+      left -= steps[g][c];
+      time += time_of(groups[g], c);
+    }
+    result.loss = best[capacity];
+    if (time <= budget) break;
   }
   result.speed = mixed_speed(groups, result.candidates);
   return result;

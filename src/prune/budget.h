@@ -35,9 +35,9 @@ struct SpeedRange {
 };
 SpeedRange speed_range(std::span<const BudgetGroup> groups);
 
-// The time of a group is rounded up to a multiple of the slack between budget and fastest assignment over
-// this: no assignment that is faster than `target` by more than a factor of 1 + groups / kBudgetSteps loses
-// less than what assign_budget() finds.
+// The time of a group is rounded to a multiple of the slack between budget and fastest assignment over this:
+// no assignment that is faster than `target` by a factor of 1 + groups / kBudgetSteps or more loses less than
+// what assign_budget() finds.
 inline constexpr std::size_t kBudgetSteps = std::size_t{1} << 17;
 
 // The assignment of least total loss whose mixed_speed() is at least `target` (a multiple-choice knapsack, by

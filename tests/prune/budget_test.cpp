@@ -102,6 +102,21 @@ TEST(Budget, SparesWhatIsSensitive) {
   EXPECT_DOUBLE_EQ(assign_budget(groups, 1.5).speed, 1.5);
 }
 
+// Rounding of times must not keep a mix from a target that is exactly its own speed.
+TEST(Budget, EveryMixMeetsItsOwnSpeed) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<BudgetGroup> groups = random_groups(random, 50, 4);
+    std::vector<std::size_t> wanted;
+    for (BudgetGroup& group : groups) {
+      wanted.push_back(random() % group.candidates.size());
+      for (std::size_t c = 0; c < group.candidates.size(); ++c)
+        group.candidates[c].loss = c == wanted.back() ? 0 : 1;
+    }
+    EXPECT_EQ(assign_budget(groups, mixed_speed(groups, wanted)).candidates, wanted);
+  }
+}
+
 TEST(Budget, ACandidateThatIsSlowerAndLosesMoreIsNotTaken) {
   const std::vector<BudgetGroup> groups{{1, {{5, 1.1}, {1, 1.2}, {2, 1.2}}}};
   EXPECT_THAT(assign_budget(groups, 1.05).candidates, ElementsAre(1));
