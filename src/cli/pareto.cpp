@@ -83,8 +83,9 @@ Setting parse_setting(const std::string& text, const ConvertOptions& shared) {
   }
   Setting setting{text, shared};
   setting.options.method = parse_prune_method(text.substr(0, space));
-  std::vector<std::string> patterns;
   std::istringstream rest(text.substr(space + 1));
+  if (parse_target_speed(rest.str(), setting.options)) return setting;
+  std::vector<std::string> patterns;
   for (std::string part; std::getline(rest, part, ',');) patterns.push_back(part);
   parse_patterns(patterns, setting.options);
   if (!needs_calibration(setting.options.method)) {
@@ -233,12 +234,29 @@ class Pareto {
   std::string key_of(const Setting& setting) const {
     const ConvertOptions& options = setting.options;
     const CalibrationOptions& calibration = options.calibration;
-    return fmt::format("{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"",
-                       setting.text, options_.dtype, fingerprint_, options_.perplexity.max_windows,
-                       options_.perplexity.window, sha256_hex(text_), calibration.samples,
-                       calibration.sample_length,
-                       calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
-                       options.statistics.string());
+    std::string key = fmt::format(
+        "{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"", setting.text,
+        options_.dtype, fingerprint_, options_.perplexity.max_windows, options_.perplexity.window,
+        sha256_hex(text_), calibration.samples, calibration.sample_length,
+        calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
+        options.statistics.string());
+    if (options.target_speed) {
+      std::string speeds;
+      for (const auto& [of, speed] : ratios_.ratios)
+        speeds += fmt::format("{} {} {};", of.first, packed_layout_name(of.second), speed);
+      key += fmt::format(" speeds {:.16}", sha256_hex(speeds));
+    }
+    return key;
+  }
+
+  // Settings that differ in their target only share what pruning single groups costs.
+  fs::path sensitivities_of(const Setting& setting) const {
+    Setting any = setting;
+    any.text = fmt::format("{} {}", prune_method_name(setting.options.method),
+                           packed_layout_name(setting.options.layout));
+    any.options.target_speed.reset();
+    for (const auto& [of, speed] : ratios_.ratios) any.text += " " + of.first;
+    return fs::path(options_.work) / fmt::format("sensitivities-{:.16}.json", sha256_hex(key_of(any)));
   }
 
   // Also when a run before this one was stopped between conversion and evaluation.
@@ -255,6 +273,10 @@ class Pareto {
     ConvertOptions options = setting.options;
     options.target = fs::path(options_.work) / sha256_hex(key).substr(0, 16);
     options.quiet = quiet_;
+    if (options.target_speed) {
+      options.speeds = options_.speed;
+      options.sensitivities = sensitivities_of(setting);
+    }
     if (!quiet_) fmt::print(stderr, "{}\n", setting.text);
     const ConvertReport report = converted(options);
     ModelOptions model_options;
@@ -328,7 +350,8 @@ void add_pareto(CLI::App& app, const GlobalOptions& global) {
   command
       ->add_option(
           "--setting", options->settings,
-          "METHOD PATTERNS, as convert takes them: \"sparsegpt 6:8/split,*.down_proj=8:10\" (repeatable; "
+          "METHOD PATTERNS, as convert takes them: \"sparsegpt 6:8/split,*.down_proj=8:10\", or METHOD "
+          "speed=TARGET, as convert --target-speed: \"sparsegpt speed=1.135/split\" (repeatable; "
           "default: sparsegpt at 14:16 to 2:4 in both layouts, and dense)")
       ->allow_extra_args(false);
   command->add_option("--dtype", options->dtype, "int8, fp8 or bf16")->capture_default_str();

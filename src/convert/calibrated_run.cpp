@@ -31,7 +31,9 @@ bool is_full(const ConvertOptions& options) {
   return options.method == PruneMethod::kSparseGpt;
 }
 
-std::string along(const ConvertOptions& options) {
+}  // namespace
+
+std::string pruned_along(const ConvertOptions& options) {
   std::string text = fmt::format("{} {} {}", prune_method_name(options.method), options.pattern.to_string(),
                                  packed_layout_name(options.layout));
   for (const PatternRule& rule : options.rules) {
@@ -42,6 +44,8 @@ std::string along(const ConvertOptions& options) {
   if (is_full(options)) text += fmt::format(", dampening {}, {} refits", options.dampening, options.refits);
   return text;
 }
+
+namespace {
 
 // Memory that can be had without swapping, bytes; 0 when the system does not say.
 std::int64_t available_memory() {
@@ -105,7 +109,7 @@ CalibrationSource open_calibration(const ConvertOptions& options, const ModelDir
   }
   result.text = read_calibration_text(options.calibration, source.path(), config);
   result.origin.calibration = result.text->description;
-  result.origin.along = along(options);
+  result.origin.along = pruned_along(options);
   result.origin.full = is_full(options);
   result.write_statistics = !options.statistics.empty();
   return result;

@@ -32,6 +32,9 @@ struct CalibrationSource {
 CalibrationSource open_calibration(const ConvertOptions& options, const ModelDirectory& source,
                                    const ModelConfig& config);
 
+// In words, what is pruned how before an input is seen: StatisticsOrigin::along.
+std::string pruned_along(const ConvertOptions& options);
+
 // The options of prune_group() for one linear's group.
 GroupPrune group_prune(const ConvertOptions& options, const LinearTask& task);
 
