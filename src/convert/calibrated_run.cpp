@@ -116,7 +116,8 @@ CalibrationSource open_calibration(const ConvertOptions& options, const ModelDir
 }
 
 std::string CalibratedRun::describe_memory(const ModelConfig& config, const ConvertOptions& options,
-                                           const CalibrationText& text, const ConvertPlan& plan) {
+                                           const CalibrationText& text, const ConvertPlan& plan,
+                                           std::int64_t trials) {
   const auto tokens = static_cast<std::int64_t>(text.tokens.size());
   const std::int64_t activations = Calibrator::activation_bytes(config, tokens);
   std::int64_t pruning = 0;
@@ -131,7 +132,7 @@ std::string CalibratedRun::describe_memory(const ModelConfig& config, const Conv
     matrix = std::max(matrix, moments);
     pruning = std::max(pruning, moments + pruned_group_bytes(group_prune(options, tasks.front()), rows, k));
   }
-  const std::int64_t total = activations + pruning;
+  const std::int64_t total = activations + pruning + trials;
   const auto words = [](std::int64_t bytes) { return format_bytes(static_cast<double>(bytes)); };
   const std::int64_t available = available_memory();
   std::string line = fmt::format(
@@ -139,6 +140,7 @@ std::string CalibratedRun::describe_memory(const ModelConfig& config, const Conv
       "moments "
       "alone {})",
       tokens, words(total), words(activations), words(pruning), words(matrix));
+  if (trials > 0) line.insert(line.size() - 1, fmt::format(", {} for trials", words(trials)));
   if (available > 0 && total > available) {
     fail(ErrorKind::kInput, "{}, {} are free: use fewer --samples or a shorter --sample-length", line,
          words(available));

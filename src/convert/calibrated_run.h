@@ -47,8 +47,10 @@ class CalibratedRun {
                 const CalibrationSource& calibration, const ConvertPlan& plan, DirectoryJob& job);
 
   // Bytes that it takes at most, and what for: said before starting. Throws kInput when they are not free.
+  // `trials`: bytes that are held besides.
   static std::string describe_memory(const ModelConfig& config, const ConvertOptions& options,
-                                     const CalibrationText& text, const ConvertPlan& plan);
+                                     const CalibrationText& text, const ConvertPlan& plan,
+                                     std::int64_t trials = 0);
 
   // Layers that an earlier run finished.
   std::int64_t first_layer() const { return first_layer_; }

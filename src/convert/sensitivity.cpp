@@ -185,16 +185,19 @@ std::string dumped(const Json& json) {
 }
 
 // What an earlier run left in `file` goes into the plan; returns the layers that are finished.
-std::int64_t resume(Sensitivities& plan, Json identity, const std::filesystem::path& file) {
+// `replace`: figures of another run are no error, and count for nothing.
+std::int64_t resume(Sensitivities& plan, Json identity, const std::filesystem::path& file, bool replace) {
   const std::string name = printable(file.string(), 400);
   Sensitivities there = sensitivities_from_json(read_text_file(file), name);
   const Json other = parse_json(there.identity, name);
   // Without a text at hand the one that was used is as good as any.
   if (identity["text"] == "") identity["text"] = json_string_or(other, "text", name, "");
-  plan.identity = dumped(identity);
-  if (there.identity != plan.identity) {
-    fail_input("{}: sensitivities of another run, which differs in {}; remove the file or name another one",
-               name, differences(other, identity));
+  if (there.identity != dumped(identity)) {
+    if (replace) return 0;
+    fail_input(
+        "{}: sensitivities of another run, which differs in {}; remove the file, or name another one with "
+        "--sensitivities",
+        name, differences(other, identity));
   }
   if (there.groups.size() > plan.groups.size() || there.groups.size() % kGroupsPerLayer != 0)
     fail_input("{}: {} groups, the model has {}", name, there.groups.size(), plan.groups.size());
@@ -208,6 +211,7 @@ std::int64_t resume(Sensitivities& plan, Json identity, const std::filesystem::p
     }
     plan.groups[g] = there.groups[g];
   }
+  plan.identity = there.identity;
   plan.along = there.along;
   return static_cast<std::int64_t>(there.groups.size()) / kGroupsPerLayer;
 }
@@ -273,22 +277,25 @@ Sensitivities measure_sensitivities(Sensitivities plan, const ModelDirectory& so
   plan.identity = dumped(identity);
   plan.along = calibration.statistics ? calibration.origin.along : "the dense model";
   std::int64_t first_layer = 0;
-  if (std::filesystem::exists(file)) first_layer = resume(plan, identity, file);
+  if (std::filesystem::exists(file))
+    first_layer = resume(plan, identity, file, options.force && options.sensitivities.empty());
   if (first_layer == config.layers) return plan;
   if (!text) {
     fail(ErrorKind::kUsage,
          "--target-speed: statistics do not tell what pruning does to the model's predictions: give "
          "--calibration FILE too, or --sensitivities FILE of an earlier run");
   }
+  const std::int64_t trials =
+      LossProbe::held_bytes(config, static_cast<std::int64_t>(text->held_out.size()), kPositions);
+  std::string memory = fmt::format("{} of memory for trials", format_bytes(static_cast<double>(trials)));
+  if (!calibration.statistics) {
+    memory = CalibratedRun::describe_memory(
+        config, options, *text, plan_conversion(source, config, uniform_options(options, plan.reference)),
+        trials);
+  }
   if (!options.quiet) {
-    spdlog::info(
-        "sensitivities: each fused group alone in {} {}, tried on {} tokens; {} of memory",
-        plan.reference.to_string(), packed_layout_name(plan.layout), text->held_out.size(),
-        format_bytes(static_cast<double>(
-            LossProbe::held_bytes(config, static_cast<std::int64_t>(text->held_out.size()), kPositions) +
-            (calibration.statistics
-                 ? 0
-                 : Calibrator::activation_bytes(config, static_cast<std::int64_t>(text->tokens.size()))))));
+    spdlog::info("sensitivities: each fused group alone in {} {}, tried on {} tokens; {}",
+                 plan.reference.to_string(), packed_layout_name(plan.layout), text->held_out.size(), memory);
   }
   return SensitivityRun(std::move(plan), source, config, options, calibration, *text, file).run(first_layer);
 }

@@ -52,7 +52,8 @@ Sensitivities plan_sensitivities(const ModelDirectory& source, const ModelConfig
 // method and moments of the conversion (or, when these are still to be collected, moments along the dense
 // model), and the model tried on tokens of the calibration text that the moments do not come from. What is
 // measured is written to `file` after every layer, and read from it by a next run. Throws kInput for a file
-// of other figures, kUsage when text is needed and options name none.
+// of other figures (with --force and no --sensitivities it is replaced) and for too little memory, kUsage
+// when text is needed and options name none.
 Sensitivities measure_sensitivities(Sensitivities plan, const ModelDirectory& source,
                                     const ModelConfig& config, const ConvertOptions& options,
                                     const CalibrationSource& calibration, const std::filesystem::path& file);

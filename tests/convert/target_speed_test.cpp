@@ -181,6 +181,21 @@ TEST_F(TargetSpeed, SensitivitiesAreReadAndWritten) {
   EXPECT_EQ(read_file(first.sensitivities), measured);
 }
 
+// What a run of another kind left beside the target is in the way, unless --force.
+TEST_F(TargetSpeed, ForceReplacesLeftovers) {
+  ConvertOptions options = this->options(PruneMethod::kWanda, PackedLayout::kSlide, 1.1);
+  options.sensitivities = sensitivities_path(this->options(PruneMethod::kWanda, PackedLayout::kSlide, 1.1));
+  convert_model(options);
+  fs::remove_all(options.target);
+  const fs::path leftover = options.sensitivities;
+  options.sensitivities.clear();
+  options.method = PruneMethod::kSparseGpt;
+  EXPECT_THAT(refusal(options), HasSubstr("differs in method"));
+  options.force = true;
+  convert_model(options);
+  EXPECT_FALSE(fs::exists(leftover));
+}
+
 TEST_F(TargetSpeed, SkippedGroupsStayDense) {
   ConvertOptions skipping = options(PruneMethod::kSparseGpt, PackedLayout::kSlide, 1.1);
   skipping.skip = {"*.gate_proj", "*.layers.1.*"};
