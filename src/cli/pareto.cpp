@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,8 +33,6 @@
 #include "model/config.h"
 #include "model/model.h"
 #include "model/weights.h"
-
-extern char** environ;
 
 namespace slidesparse {
 namespace {
@@ -218,9 +217,11 @@ class Pareto {
   }
 
   std::vector<Point> run() {
+    const std::vector<std::string>& texts =
+        options_.settings.empty() ? default_settings() : options_.settings;
     std::vector<Setting> settings;
-    for (const std::string& text : options_.settings.empty() ? default_settings() : options_.settings)
-      settings.push_back(parse_setting(text, options_.convert));
+    settings.reserve(texts.size());
+    for (const std::string& text : texts) settings.push_back(parse_setting(text, options_.convert));
     std::vector<Point> points;
     for (const Setting& setting : settings) points.push_back(measure(setting));
     mark_best(points);

@@ -162,7 +162,7 @@ class Conversion {
     run.run(
         [&](std::span<const LinearTask> tasks, const PrunedGroup* pruned) {
           write_group(tasks, pruned,
-                      [&](const LinearTask& task, const TensorDigests& digests, std::string layer) {
+                      [&](const LinearTask& task, const TensorDigests& digests, const std::string& layer) {
                         items.push_back({&task, item_payload(digests, layer)});
                       });
         },
