@@ -250,14 +250,15 @@ class Pareto {
     return key;
   }
 
-  // Settings that differ in their target only share what pruning single groups costs.
+  // What pruning single groups costs, which settings share that differ in target or --dtype only.
   fs::path sensitivities_of(const Setting& setting) const {
-    Setting any = setting;
-    any.text = fmt::format("{} {}", prune_method_name(setting.options.method),
-                           packed_layout_name(setting.options.layout));
-    any.options.target_speed.reset();
-    for (const auto& [of, speed] : ratios_.ratios) any.text += " " + of.first;
-    return fs::path(options_.work) / fmt::format("sensitivities-{:.16}.json", sha256_hex(key_of(any)));
+    const ConvertOptions& options = setting.options;
+    const CalibrationOptions& calibration = options.calibration;
+    std::string key = fmt::format("{} {} of {} | {} x {} of {} seed {}", prune_method_name(options.method),
+                                  packed_layout_name(options.layout), fingerprint_, calibration.samples,
+                                  calibration.sample_length, calibration_digest_, calibration.seed);
+    for (const auto& [of, speed] : ratios_.ratios) key += " " + of.first;
+    return fs::path(options_.work) / fmt::format("sensitivities-{:.16}.json", sha256_hex(key));
   }
 
   // Also when a run before this one was stopped between conversion and evaluation.
