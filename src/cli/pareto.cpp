@@ -223,6 +223,7 @@ class Pareto {
     settings.reserve(texts.size());
     for (const std::string& text : texts) settings.push_back(parse_setting(text, options_.convert));
     std::vector<Point> points;
+    points.reserve(settings.size());
     for (const Setting& setting : settings) points.push_back(measure(setting));
     mark_best(points);
     return points;

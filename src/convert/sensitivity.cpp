@@ -191,7 +191,7 @@ std::int64_t resume(Sensitivities& plan, Json identity, const std::filesystem::p
   Sensitivities there = sensitivities_from_json(read_text_file(file), name);
   const Json other = parse_json(there.identity, name);
   // Without a text at hand the one that was used is as good as any.
-  if (identity["text"] == "") identity["text"] = json_string_or(other, "text", name, "");
+  if (json_string(identity, "text", name).empty()) identity["text"] = json_string_or(other, "text", name, "");
   if (there.identity != dumped(identity)) {
     if (replace) return 0;
     fail_input(

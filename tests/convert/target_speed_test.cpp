@@ -61,7 +61,7 @@ class TargetSpeed : public ::testing::Test {
   }
 
   std::string refusal(const ConvertOptions& options) const {
-    const std::string message = error_of([&] { convert_model(options); });
+    std::string message = error_of([&] { convert_model(options); });
     EXPECT_EQ(message.find('\n'), std::string::npos);
     EXPECT_FALSE(fs::exists(options.target)) << message;
     EXPECT_FALSE(fs::exists(options.target.string() + ".partial")) << message;
