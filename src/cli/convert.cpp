@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
 #include "cli/pattern_option.h"
+#include "core/fail.h"
 #include "core/text.h"
 
 namespace slidesparse {
@@ -20,6 +21,8 @@ struct ConvertCommand {
   std::string layout = "slide";
   std::string method = "magnitude";
   std::string head = "bf16";
+  CLI::Option* speeds = nullptr;
+  CLI::Option* sensitivities = nullptr;
   ConvertOptions options;
 };
 
@@ -28,7 +31,22 @@ void run_convert(ConvertCommand& command, bool quiet) {
   options.source = command.source;
   options.target = command.target;
   options.layout = parse_layout_option(command.layout);
-  parse_patterns(command.patterns, options);
+  if (options.target_speed) {
+    if (!command.patterns.empty()) {
+      fail(ErrorKind::kUsage,
+           "--target-speed chooses the patterns itself: leave --pattern out; --skip keeps linears dense");
+    }
+  } else {
+    for (const CLI::Option* option : {command.speeds, command.sensitivities}) {
+      if (option->count() > 0)
+        fail(ErrorKind::kUsage, "{}: belongs to --target-speed, which is missing", option->get_name());
+    }
+    if (command.patterns.empty()) {
+      fail(ErrorKind::kUsage,
+           "--pattern is required, or --target-speed, which chooses the patterns of all layers");
+    }
+    parse_patterns(command.patterns, options);
+  }
   options.statistics = command.statistics;
   options.dtype = parse_dtype_option(command.dtype);
   options.head = parse_head_option(command.head);
@@ -61,8 +79,20 @@ void add_convert(CLI::App& app, const GlobalOptions& global) {
                    "kept:group, one of " + pattern_list() +
                        ", with /slide or /split behind it if the layout differs from --layout; exceptions as "
                        "GLOB=PATTERN, comma-separated")
-      ->required()
       ->delimiter(',');
+  command->add_option(
+      "--target-speed", options->options.target_speed,
+      "Instead of --pattern: a pattern for each fused group, of --layout or dense, so that all linears "
+      "together are predicted to run so many times as fast as dense, at the least expected loss; with "
+      "sparsegpt or wanda");
+  options->speeds = command->add_option(
+      "--speeds", options->options.speeds,
+      "--target-speed: JSON with speeds over dense by layout and pattern, {\"split\": {\"6:8\": 1.135}} "
+      "(default: Hopper's, docs/pruning.md)");
+  options->sensitivities = command->add_option(
+      "--sensitivities", options->options.sensitivities,
+      "--target-speed: JSON of what pruning each group alone costs, for several targets: read when it is "
+      "there, else written");
   command
       ->add_option(
           "--layout", options->layout,

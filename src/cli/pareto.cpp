@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,8 +33,6 @@
 #include "model/config.h"
 #include "model/model.h"
 #include "model/weights.h"
-
-extern char** environ;
 
 namespace slidesparse {
 namespace {
@@ -83,8 +82,9 @@ Setting parse_setting(const std::string& text, const ConvertOptions& shared) {
   }
   Setting setting{text, shared};
   setting.options.method = parse_prune_method(text.substr(0, space));
-  std::vector<std::string> patterns;
   std::istringstream rest(text.substr(space + 1));
+  if (parse_target_speed(rest.str(), setting.options)) return setting;
+  std::vector<std::string> patterns;
   for (std::string part; std::getline(rest, part, ',');) patterns.push_back(part);
   parse_patterns(patterns, setting.options);
   if (!needs_calibration(setting.options.method)) {
@@ -217,10 +217,13 @@ class Pareto {
   }
 
   std::vector<Point> run() {
+    const std::vector<std::string>& texts =
+        options_.settings.empty() ? default_settings() : options_.settings;
     std::vector<Setting> settings;
-    for (const std::string& text : options_.settings.empty() ? default_settings() : options_.settings)
-      settings.push_back(parse_setting(text, options_.convert));
+    settings.reserve(texts.size());
+    for (const std::string& text : texts) settings.push_back(parse_setting(text, options_.convert));
     std::vector<Point> points;
+    points.reserve(settings.size());
     for (const Setting& setting : settings) points.push_back(measure(setting));
     mark_best(points);
     return points;
@@ -233,12 +236,30 @@ class Pareto {
   std::string key_of(const Setting& setting) const {
     const ConvertOptions& options = setting.options;
     const CalibrationOptions& calibration = options.calibration;
-    return fmt::format("{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"",
-                       setting.text, options_.dtype, fingerprint_, options_.perplexity.max_windows,
-                       options_.perplexity.window, sha256_hex(text_), calibration.samples,
-                       calibration.sample_length,
-                       calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
-                       options.statistics.string());
+    std::string key = fmt::format(
+        "{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"", setting.text,
+        options_.dtype, fingerprint_, options_.perplexity.max_windows, options_.perplexity.window,
+        sha256_hex(text_), calibration.samples, calibration.sample_length,
+        calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
+        options.statistics.string());
+    if (options.target_speed) {
+      std::string speeds;
+      for (const auto& [of, speed] : ratios_.ratios)
+        speeds += fmt::format("{} {} {};", of.first, packed_layout_name(of.second), speed);
+      key += fmt::format(" speeds {:.16}", sha256_hex(speeds));
+    }
+    return key;
+  }
+
+  // What pruning single groups costs, which settings share that differ in target or --dtype only.
+  fs::path sensitivities_of(const Setting& setting) const {
+    const ConvertOptions& options = setting.options;
+    const CalibrationOptions& calibration = options.calibration;
+    std::string key = fmt::format("{} {} of {} | {} x {} of {} seed {}", prune_method_name(options.method),
+                                  packed_layout_name(options.layout), fingerprint_, calibration.samples,
+                                  calibration.sample_length, calibration_digest_, calibration.seed);
+    for (const auto& [of, speed] : ratios_.ratios) key += " " + of.first;
+    return fs::path(options_.work) / fmt::format("sensitivities-{:.16}.json", sha256_hex(key));
   }
 
   // Also when a run before this one was stopped between conversion and evaluation.
@@ -255,6 +276,10 @@ class Pareto {
     ConvertOptions options = setting.options;
     options.target = fs::path(options_.work) / sha256_hex(key).substr(0, 16);
     options.quiet = quiet_;
+    if (options.target_speed) {
+      options.speeds = options_.speed;
+      options.sensitivities = sensitivities_of(setting);
+    }
     if (!quiet_) fmt::print(stderr, "{}\n", setting.text);
     const ConvertReport report = converted(options);
     ModelOptions model_options;
@@ -328,7 +353,8 @@ void add_pareto(CLI::App& app, const GlobalOptions& global) {
   command
       ->add_option(
           "--setting", options->settings,
-          "METHOD PATTERNS, as convert takes them: \"sparsegpt 6:8/split,*.down_proj=8:10\" (repeatable; "
+          "METHOD PATTERNS, as convert takes them: \"sparsegpt 6:8/split,*.down_proj=8:10\", or METHOD "
+          "speed=TARGET, as convert --target-speed: \"sparsegpt speed=1.135/split\" (repeatable; "
           "default: sparsegpt at 14:16 to 2:4 in both layouts, and dense)")
       ->allow_extra_args(false);
   command->add_option("--dtype", options->dtype, "int8, fp8 or bf16")->capture_default_str();

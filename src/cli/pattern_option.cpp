@@ -1,5 +1,8 @@
 #include "cli/pattern_option.h"
 
+#include <charconv>
+#include <string_view>
+
 #include "cli/dtype_names.h"
 #include "core/fail.h"
 #include "core/text.h"
@@ -21,6 +24,21 @@ PackedLayout parse_layout_option(const std::string& text) {
     if (packed_layout_name(layout) == text) return layout;
   }
   fail(ErrorKind::kUsage, "layout \"{}\": there are slide and split", printable(text));
+}
+
+bool parse_target_speed(const std::string& text, ConvertOptions& options) {
+  constexpr std::string_view kWord = "speed=";
+  if (!text.starts_with(kWord)) return false;
+  const std::string number = text.substr(kWord.size(), text.find('/') - kWord.size());
+  double speed = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), speed);
+  if (error != std::errc() || end != number.data() + number.size()) {
+    fail(ErrorKind::kUsage, "\"{}\": a number is needed, as in speed=1.135/split", printable(text));
+  }
+  options.target_speed = speed;
+  if (const std::size_t slash = text.find('/'); slash != std::string::npos)
+    options.layout = parse_layout_option(text.substr(slash + 1));
+  return true;
 }
 
 void parse_patterns(const std::vector<std::string>& texts, ConvertOptions& options) {

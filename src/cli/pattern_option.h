@@ -15,4 +15,8 @@ PackedLayout parse_layout_option(const std::string& text);
 // kUsage.
 void parse_patterns(const std::vector<std::string>& texts, ConvertOptions& options);
 
+// "speed=1.135/split": options.target_speed and layout. False for texts that do not begin with "speed=";
+// throws kUsage for what is no number.
+bool parse_target_speed(const std::string& text, ConvertOptions& options);
+
 }  // namespace slidesparse

@@ -31,7 +31,9 @@ bool is_full(const ConvertOptions& options) {
   return options.method == PruneMethod::kSparseGpt;
 }
 
-std::string along(const ConvertOptions& options) {
+}  // namespace
+
+std::string pruned_along(const ConvertOptions& options) {
   std::string text = fmt::format("{} {} {}", prune_method_name(options.method), options.pattern.to_string(),
                                  packed_layout_name(options.layout));
   for (const PatternRule& rule : options.rules) {
@@ -42,6 +44,8 @@ std::string along(const ConvertOptions& options) {
   if (is_full(options)) text += fmt::format(", dampening {}, {} refits", options.dampening, options.refits);
   return text;
 }
+
+namespace {
 
 // Memory that can be had without swapping, bytes; 0 when the system does not say.
 std::int64_t available_memory() {
@@ -105,14 +109,15 @@ CalibrationSource open_calibration(const ConvertOptions& options, const ModelDir
   }
   result.text = read_calibration_text(options.calibration, source.path(), config);
   result.origin.calibration = result.text->description;
-  result.origin.along = along(options);
+  result.origin.along = pruned_along(options);
   result.origin.full = is_full(options);
   result.write_statistics = !options.statistics.empty();
   return result;
 }
 
 std::string CalibratedRun::describe_memory(const ModelConfig& config, const ConvertOptions& options,
-                                           const CalibrationText& text, const ConvertPlan& plan) {
+                                           const CalibrationText& text, const ConvertPlan& plan,
+                                           std::int64_t trials) {
   const auto tokens = static_cast<std::int64_t>(text.tokens.size());
   const std::int64_t activations = Calibrator::activation_bytes(config, tokens);
   std::int64_t pruning = 0;
@@ -127,7 +132,7 @@ std::string CalibratedRun::describe_memory(const ModelConfig& config, const Conv
     matrix = std::max(matrix, moments);
     pruning = std::max(pruning, moments + pruned_group_bytes(group_prune(options, tasks.front()), rows, k));
   }
-  const std::int64_t total = activations + pruning;
+  const std::int64_t total = activations + pruning + trials;
   const auto words = [](std::int64_t bytes) { return format_bytes(static_cast<double>(bytes)); };
   const std::int64_t available = available_memory();
   std::string line = fmt::format(
@@ -135,6 +140,7 @@ std::string CalibratedRun::describe_memory(const ModelConfig& config, const Conv
       "moments "
       "alone {})",
       tokens, words(total), words(activations), words(pruning), words(matrix));
+  if (trials > 0) line.insert(line.size() - 1, fmt::format(", {} for trials", words(trials)));
   if (available > 0 && total > available) {
     fail(ErrorKind::kInput, "{}, {} are free: use fewer --samples or a shorter --sample-length", line,
          words(available));

@@ -32,6 +32,9 @@ struct CalibrationSource {
 CalibrationSource open_calibration(const ConvertOptions& options, const ModelDirectory& source,
                                    const ModelConfig& config);
 
+// In words, what is pruned how before an input is seen: StatisticsOrigin::along.
+std::string pruned_along(const ConvertOptions& options);
+
 // The options of prune_group() for one linear's group.
 GroupPrune group_prune(const ConvertOptions& options, const LinearTask& task);
 
@@ -44,8 +47,10 @@ class CalibratedRun {
                 const CalibrationSource& calibration, const ConvertPlan& plan, DirectoryJob& job);
 
   // Bytes that it takes at most, and what for: said before starting. Throws kInput when they are not free.
+  // `trials`: bytes that are held besides.
   static std::string describe_memory(const ModelConfig& config, const ConvertOptions& options,
-                                     const CalibrationText& text, const ConvertPlan& plan);
+                                     const CalibrationText& text, const ConvertPlan& plan,
+                                     std::int64_t trials = 0);
 
   // Layers that an earlier run finished.
   std::int64_t first_layer() const { return first_layer_; }

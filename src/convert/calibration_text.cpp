@@ -12,7 +12,7 @@
 namespace slidesparse {
 namespace {
 
-// `count` of the numbers below `total`, ascending: the first of a shuffle.
+// The numbers below `total` in an order that `seed` gives: the first `count` of a shuffle, then the others.
 std::vector<std::int64_t> draw(std::int64_t total, std::int64_t count, std::uint64_t seed) {
   std::vector<std::int64_t> numbers(static_cast<std::size_t>(total));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<std::int64_t>(i);
@@ -21,8 +21,6 @@ std::vector<std::int64_t> draw(std::int64_t total, std::int64_t count, std::uint
     std::swap(numbers[static_cast<std::size_t>(i)],
               numbers[static_cast<std::size_t>(i + random.below(total - i))]);
   }
-  numbers.resize(static_cast<std::size_t>(count));
-  std::sort(numbers.begin(), numbers.end());
   return numbers;
 }
 
@@ -53,9 +51,20 @@ CalibrationText read_calibration_text(const CalibrationOptions& options,
         name, count, windows, options.sample_length, options.samples);
   }
   CalibrationText result;
-  for (const std::int64_t window : draw(windows, options.samples, options.seed)) {
-    const auto first = tokens.begin() + window * options.sample_length;
+  const std::int64_t others = std::min(kHeldOutWindows, windows - options.samples);
+  std::vector<std::int64_t> order = draw(windows, options.samples + others, options.seed);
+  const auto drawn = order.begin() + options.samples;
+  std::sort(order.begin(), drawn);
+  for (auto window = order.begin(); window != drawn; ++window) {
+    const auto first = tokens.begin() + *window * options.sample_length;
     result.tokens.insert(result.tokens.end(), first, first + options.sample_length);
+  }
+  result.held_out_length = std::min(options.sample_length, kHeldOutTokens / kHeldOutWindows);
+  const auto held = others > 0 ? drawn : order.begin();
+  for (auto window = held; window != held + std::min(kHeldOutWindows, others > 0 ? others : options.samples);
+       ++window) {
+    const auto first = tokens.begin() + *window * options.sample_length;
+    result.held_out.insert(result.held_out.end(), first, first + result.held_out_length);
   }
   result.sha256 = sha256_hex(text);
   result.description =

@@ -19,9 +19,17 @@ struct CalibrationOptions {
 
 struct CalibrationText {
   std::vector<std::int32_t> tokens;  // [samples * sample_length]
-  std::string sha256;                // of the text
-  std::string description;           // for config.json: name, samples, seed, digest
+  // Beginnings of other windows, for trials of what came out: [samples of held_out_length]. Of the same ones
+  // when the text has no others.
+  std::vector<std::int32_t> held_out;
+  std::int64_t held_out_length = 0;
+  std::string sha256;       // of the text
+  std::string description;  // for config.json: name, samples, seed, digest
 };
+
+// At most so many tokens are held out, in so many windows.
+inline constexpr std::int64_t kHeldOutTokens = 1024;
+inline constexpr std::int64_t kHeldOutWindows = 4;
 
 // Tokenises the text with the tokenizer of `directory`, cuts it into windows without overlap, and takes
 // `samples` of them, drawn by `seed`, in the order of the text. Throws kIo / kInput for a text that cannot be

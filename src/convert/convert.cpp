@@ -9,6 +9,7 @@
 #include "convert/convert_plan.h"
 #include "convert/directory_job.h"
 #include "convert/linear_writer.h"
+#include "convert/pattern_budget.h"
 #include "convert/pruned_group.h"
 #include "convert/source_digest.h"
 #include "core/dtype_words.h"
@@ -30,7 +31,7 @@ std::string identity_of(const ModelDirectory& source, const ConvertOptions& opti
                         const CalibrationSource& calibration) {
   Json rules = Json::array();
   for (const PatternRule& rule : options.rules)
-    rules.push_back({rule.glob, rule.pattern.to_string(), packed_layout_name(rule.layout)});
+    rules.push_back({rule.glob, rule.pattern.to_string(), packed_layout_name(rule.layout), rule.reason});
   const Json identity = {{"job", "convert"},
                          {"tool_version", kVersion},
                          {"format_version", PackedInfo::kFormatVersion},
@@ -61,7 +62,8 @@ std::int64_t file_bytes(const ModelDirectory& source, const std::vector<std::str
 // Names of side files that are copied: all but those that the job writes itself.
 std::vector<std::string> side_files(const ModelDirectory& source) {
   std::vector<std::string> names = source.side_files();
-  std::erase_if(names, [](const std::string& name) { return name == kReportFile; });
+  std::erase_if(names,
+                [](const std::string& name) { return name == kReportFile || name == kSensitivitiesFile; });
   return names;
 }
 
@@ -160,7 +162,7 @@ class Conversion {
     run.run(
         [&](std::span<const LinearTask> tasks, const PrunedGroup* pruned) {
           write_group(tasks, pruned,
-                      [&](const LinearTask& task, const TensorDigests& digests, std::string layer) {
+                      [&](const LinearTask& task, const TensorDigests& digests, const std::string& layer) {
                         items.push_back({&task, item_payload(digests, layer)});
                       });
         },
@@ -259,7 +261,7 @@ class Conversion {
 };
 
 PackedInfo packed_info(const ConvertOptions& options, const ConvertPlan& plan,
-                       const CalibrationSource& calibration) {
+                       const CalibrationSource& calibration, const std::optional<PatternBudget>& budget) {
   PackedInfo info;
   info.pattern = options.pattern;
   info.layout = options.layout;
@@ -269,27 +271,47 @@ PackedInfo packed_info(const ConvertOptions& options, const ConvertPlan& plan,
     info.calibration =
         fmt::format("{}; second moments along {}", calibration.origin.calibration, calibration.origin.along);
   }
+  if (budget) {
+    info.calibration += fmt::format("; patterns chosen for {} times dense, {:.4f} by the speeds of {}",
+                                    budget->target, budget->speed, printable(budget->speeds, 400));
+  }
   info.head = options.head;
   info.tool_version = kVersion;
   info.exceptions = plan.exceptions;
   return info;
 }
 
+// They are in the target now; a file that options name is theirs to keep.
+void remove_sensitivities(const ConvertOptions& options) {
+  std::error_code error;
+  if (options.target_speed && options.sensitivities.empty())
+    std::filesystem::remove(sensitivities_path(options), error);
+}
+
 }  // namespace
 
-ConvertReport convert_model(const ConvertOptions& options) {
+ConvertReport convert_model(const ConvertOptions& given) {
   const double start = now_seconds();
-  check_source_and_target(options.source, options.target);
-  const ModelDirectory source(options.source);
+  check_source_and_target(given.source, given.target);
+  const ModelDirectory source(given.source);
   const ModelConfig config =
-      parse_model_config(source.config_text(), (options.source / "config.json").string());
+      parse_model_config(source.config_text(), (given.source / "config.json").string());
+  ConvertOptions options = given;
+  if (!options.target_speed) plan_conversion(source, config, options);  // refuses before text is read
+  CalibrationSource calibration = open_calibration(options, source, config);
+  std::optional<PatternBudget> budget;
+  if (options.target_speed) {
+    check_target_is_free(options.target, options.force);
+    budget = budget_of(source, config, options, calibration);
+    apply_budget(*budget, options);
+    if (calibration.text) calibration.origin.along = pruned_along(options);
+  }
   ConvertPlan plan = plan_conversion(source, config, options);
-  const CalibrationSource calibration = open_calibration(options, source, config);
   if (calibration.text) {
     const std::string memory = CalibratedRun::describe_memory(config, options, *calibration.text, plan);
     if (!options.quiet) spdlog::info("{}", memory);
   }
-  PackedInfo info = packed_info(options, plan, calibration);
+  PackedInfo info = packed_info(options, plan, calibration, budget);
   const std::vector<std::string> sides = side_files(source);
 
   DirectoryPlan directory;
@@ -306,13 +328,19 @@ ConvertReport convert_model(const ConvertOptions& options) {
     ConvertReport report = report_from_json(read_text_file(file), file.string());
     report.resumed_items = static_cast<std::int64_t>(report.layers.size());
     report.seconds = now_seconds() - start;
+    remove_sensitivities(options);
     return report;
   }
   ConvertReport report = Conversion(source, config, options, calibration, std::move(plan), job).run();
   info.source_sha256 = report.source_sha256;
   for (const std::string& name : sides) job.copy_side_file(source.path() / name);
+  if (budget) {
+    report.budget = budget;
+    job.write_side_file(kSensitivitiesFile, read_text_file(sensitivities_path(options)));
+  }
   job.write_side_file(kReportFile, report_to_json(report));
   job.publish(config_with_packed_info(source.config_text(), info));
+  remove_sensitivities(options);
   report.seconds = now_seconds() - start;
   return report;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct PatternRule {
   std::string glob;
   Pattern pattern;
   PackedLayout layout = PackedLayout::kSlide;
+  std::string reason = {};  // for the record; empty: that the glob matches
 };
 
 struct ConvertOptions {
@@ -30,6 +32,12 @@ struct ConvertOptions {
   PackedLayout layout = PackedLayout::kSlide;
   std::vector<PatternRule> rules;  // exceptions; the first that matches counts
   std::vector<std::string> skip;   // globs: linears or fused groups that stay dense
+  // Pattern and rules are chosen, from the patterns of `layout`, so that all linears together are predicted
+  // to run at so many times the dense speed at the least expected loss (pattern_budget.h). Then pattern must
+  // be dense and rules empty.
+  std::optional<double> target_speed;
+  std::string speeds;                   // JSON for read_speed_ratios(); empty: default_speed_ratios()
+  std::filesystem::path sensitivities;  // file of what pruning groups costs: read, and what it lacks added
   // For methods that need to know the linears' inputs: text to run the model on, or a directory of
   // statistics, which is read when it is there and otherwise written.
   CalibrationOptions calibration;

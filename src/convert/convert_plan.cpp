@@ -106,7 +106,7 @@ class Planner {
       const auto reason = match("--pattern", rule.glob, group);
       if (!reason) continue;
       rule_matched_[i] = true;
-      if (!decided) treatment = {rule.pattern, rule.layout, *reason};
+      if (!decided) treatment = {rule.pattern, rule.layout, rule.reason.empty() ? *reason : rule.reason};
       decided = true;
     }
     if (treatment.pattern.is_dense()) treatment.layout = PackedLayout::kSlide;

@@ -98,15 +98,19 @@ void check_source_and_target(const fs::path& source, const fs::path& target) {
   }
 }
 
+void check_target_is_free(const fs::path& target, bool force) {
+  const fs::path clean = without_slash(target);
+  if (force || !is_there(clean) || is_there(clean / kJournalName)) return;
+  fail(ErrorKind::kIo, "{}: exists already; choose another target, or replace it with --force",
+       name_of(clean));
+}
+
 DirectoryJob::DirectoryJob(DirectoryPlan plan) : plan_(std::move(plan)) {
   plan_.target = without_slash(plan_.target);
   partial_ = with_suffix(plan_.target, ".partial");
   plan_shards();
   if (finish_published()) return;
-  if (!plan_.force && is_there(plan_.target)) {
-    fail(ErrorKind::kIo, "{}: exists already; choose another target, or replace it with --force",
-         name_of(plan_.target));
-  }
+  check_target_is_free(plan_.target, plan_.force);
   check_parent();
   open_partial();
   check_space();

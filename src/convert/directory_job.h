@@ -108,5 +108,7 @@ class DirectoryJob {
 
 // Refuses a target that is the source, lies inside it, or contains it. Both may be links.
 void check_source_and_target(const std::filesystem::path& source, const std::filesystem::path& target);
+// Refuses a target that exists, unless `force` or it is an unfinished job's.
+void check_target_is_free(const std::filesystem::path& target, bool force);
 
 }  // namespace slidesparse

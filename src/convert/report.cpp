@@ -71,6 +71,70 @@ std::string kind_of(const std::string& name) {
   return name.substr(name.rfind('.') + 1);
 }
 
+OrderedJson to_json(const PatternBudget& budget) {
+  OrderedJson json = OrderedJson::object();
+  json["target_speed"] = budget.target;
+  json["predicted_speed"] = budget.speed;
+  json["expected_loss"] = budget.loss;
+  json["speeds"] = budget.speeds;
+  json["groups"] = OrderedJson::array();
+  for (const PatternBudget::Group& group : budget.groups) {
+    json["groups"].push_back({{"name", group.name},
+                              {"pattern", group.pattern.to_string()},
+                              {"layout", packed_layout_name(group.layout)},
+                              {"weights", group.weights},
+                              {"expected_loss", group.loss},
+                              {"skipped", group.skipped}});
+  }
+  return json;
+}
+
+PatternBudget budget_from_json(const Json& json, const std::string& where) {
+  PatternBudget budget;
+  budget.target = json_number(json, "target_speed", where, 0, kMostEnergy);
+  budget.speed = json_number(json, "predicted_speed", where, 0, kMostEnergy);
+  budget.loss = json_number(json, "expected_loss", where, 0, kMostEnergy);
+  budget.speeds = json_string(json, "speeds", where);
+  const auto groups = json.find("groups");
+  if (groups == json.end() || !groups->is_array()) fail_input("{}: groups: a list is needed", where);
+  for (const Json& item : *groups) {
+    const std::string place = where + ": groups";
+    PatternBudget::Group group;
+    group.name = json_string(item, "name", place);
+    group.pattern = Pattern::parse(json_string(item, "pattern", place));
+    group.layout = parse_packed_layout(json_string(item, "layout", place), place);
+    group.weights = json_int(item, "weights", place, 0, kMost);
+    group.loss = json_number(item, "expected_loss", place, 0, kMostEnergy);
+    group.skipped = json_bool_or(item, "skipped", place, false);
+    budget.groups.push_back(std::move(group));
+  }
+  return budget;
+}
+
+// How often which pattern was chosen, a line per kind of fused group.
+std::string budget_to_text(const PatternBudget& budget) {
+  std::vector<std::string> order;
+  std::map<std::string, std::map<std::string, int>> counts;  // by kind, then pattern
+  std::map<std::string, double> losses;
+  for (const PatternBudget::Group& group : budget.groups) {
+    const std::string kind = kind_of(group.name);
+    if (!counts.contains(kind)) order.push_back(kind);
+    ++counts[kind][group.pattern.to_string()];
+    losses[kind] += group.loss;
+  }
+  TextTable table({"fused group", "patterns", "expected loss"},
+                  {TextTable::Align::kLeft, TextTable::Align::kLeft, TextTable::Align::kRight});
+  for (const std::string& kind : order) {
+    std::vector<std::string> words;
+    for (const auto& [pattern, count] : counts[kind]) words.push_back(fmt::format("{} x {}", count, pattern));
+    table.add_row({kind, fmt::format("{}", fmt::join(words, ", ")), fmt::format("{:.4f}", losses[kind])});
+  }
+  return fmt::format(
+      "{}patterns for {} times dense: {:.4f} predicted, by the speeds of {}; expected loss {:.4f} nats a "
+      "token\n",
+      table.to_string(), budget.target, budget.speed, printable(budget.speeds, 400), budget.loss);
+}
+
 std::string percent(double value) {
   return fmt::format("{:.2f} %", 100 * value);
 }
@@ -107,6 +171,7 @@ std::string report_to_json(const ConvertReport& report) {
   json["target_bytes"] = report.target_bytes;
   json["zeros_share"] = share(static_cast<double>(total.zeros), static_cast<double>(total.elements), 0);
   json["energy_share"] = share(total.energy_kept, total.energy, 1);
+  if (report.budget) json["budget"] = to_json(*report.budget);
   json["layers"] = OrderedJson::array();
   for (const LayerReport& layer : report.layers) json["layers"].push_back(to_json(layer));
   return json.dump(1) + "\n";
@@ -118,6 +183,8 @@ ConvertReport report_from_json(std::string_view text, const std::string& file) {
   report.source_sha256 = json_string(json, "source_sha256", file);
   report.source_bytes = json_int(json, "source_bytes", file, 0, kMost);
   report.target_bytes = json_int(json, "target_bytes", file, 0, kMost);
+  if (const Json* budget = json_object_or_null(json, "budget", file); budget != nullptr)
+    report.budget = budget_from_json(*budget, file + ": budget");
   const auto layers = json.find("layers");
   if (layers == json.end() || !layers->is_array())
     fail_input("{}: layers: a list is needed", printable(file));
@@ -145,7 +212,8 @@ std::string report_to_text(const ConvertReport& report) {
     if (kind.worst == nullptr || layer.energy_share() < kind.worst->energy_share()) kind.worst = &layer;
     eps_rows += layer.eps_rows;
     negative_zeros += layer.negative_zeros_dropped;
-    if (!layer.reason.empty()) {
+    // What a budget chose is told below, all together.
+    if (!layer.reason.empty() && (!report.budget || layer.group.empty())) {
       notes += fmt::format("{}: {} ({})\n", layer.name, layer.pattern.to_string(), layer.reason);
     }
   }
@@ -165,6 +233,7 @@ std::string report_to_text(const ConvertReport& report) {
   table.add_row({"all", std::to_string(report.layers.size()), zeros_of(total),
                  percent(share(total.energy_kept, total.energy, 1)), "", ""});
   std::string text = table.to_string() + notes;
+  if (report.budget) text += budget_to_text(*report.budget);
   if (eps_rows > 0) text += fmt::format("{} rows are all (nearly) zero: their scale is eps\n", eps_rows);
   if (negative_zeros > 0) text += fmt::format("{} values of -0.0 will come back as +0.0\n", negative_zeros);
   text += fmt::format(

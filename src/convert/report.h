@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,23 @@ struct LayerReport {
   double energy_share() const;  // kept; 1 for a matrix of zeros
 };
 
+// Patterns that were chosen for a speed (pattern_budget.h).
+struct PatternBudget {
+  struct Group {
+    std::string name;  // "model.layers.3.mlp.gate_up"
+    Pattern pattern;
+    PackedLayout layout = PackedLayout::kSlide;
+    std::int64_t weights = 0;
+    double loss = 0;       // expected, nats a token
+    bool skipped = false;  // --skip
+  };
+  double target = 1;   // over dense
+  double speed = 1;    // predicted, over dense
+  double loss = 0;     // sum of those of the groups
+  std::string speeds;  // SpeedRatios::source
+  std::vector<Group> groups;
+};
+
 struct ConvertReport {
   std::vector<LayerReport> layers;  // in the model's order
   std::string source_sha256;
@@ -43,6 +61,7 @@ struct ConvertReport {
   std::int64_t target_bytes = 0;   // tensors
   std::int64_t resumed_items = 0;  // found finished from an earlier run
   double seconds = 0;
+  std::optional<PatternBudget> budget;
 
   PruneReport total() const;
 };

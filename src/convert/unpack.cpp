@@ -7,6 +7,7 @@
 
 #include "convert/directory_job.h"
 #include "convert/linear_writer.h"
+#include "convert/pattern_budget.h"
 #include "convert/report.h"
 #include "convert/source_digest.h"
 #include "convert/work.h"
@@ -131,7 +132,8 @@ void unpack_model(const UnpackOptions& options) {
   const ModelConfig config = parse_model_config(source.config_text(), file);
   const UnpackPlan plan = plan_unpacking(source, *info, config);
   std::vector<std::string> sides = source.side_files();
-  std::erase_if(sides, [](const std::string& name) { return name == kReportFile; });
+  std::erase_if(sides,
+                [](const std::string& name) { return name == kReportFile || name == kSensitivitiesFile; });
 
   DirectoryPlan directory;
   directory.target = options.target;

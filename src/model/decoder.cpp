@@ -38,16 +38,8 @@ TensorView as_heads(const TensorView& x, std::int64_t head_dim) {
   return view;
 }
 
-// Activations that live through the whole pass: the residual stream, its norm, and what a block adds to it.
-struct Stream {
-  TensorView residual;
-  TensorView normed;
-  TensorView update;
-  TensorView angles;  // rotary table
-};
-
 void attention_block(const Context& context, const DecoderWeights& weights, std::int64_t layer,
-                     const AttentionBatch& batch, const KvPages& pages, const Stream& stream) {
+                     const AttentionBatch& batch, const KvPages& pages, const DecoderStream& stream) {
   const ModelConfig& config = weights.config;
   const std::int64_t q_width = config.heads * config.head_dim;
   const std::int64_t kv_width = config.kv_heads * config.head_dim;
@@ -66,7 +58,7 @@ void attention_block(const Context& context, const DecoderWeights& weights, std:
 }
 
 void mlp_block(const Context& context, const DecoderWeights& weights, std::int64_t layer,
-               const Stream& stream) {
+               const DecoderStream& stream) {
   const std::int64_t width = weights.config.intermediate;
   const std::int64_t m = stream.residual.dim(0);
   Arena::Scope scope(*context.arena);
@@ -85,35 +77,6 @@ void gather_rows(const TensorView& from, std::span<const std::int32_t> rows, con
     std::memcpy(to.as<std::uint16_t>() + static_cast<std::int64_t>(i) * to.stride(0),
                 from.as<std::uint16_t>() + rows[i] * from.stride(0),
                 static_cast<std::size_t>(2 * from.dim(1)));
-  }
-}
-
-// Final norm and head of the wanted rows; the last block's update is still to be added.
-void project_rows(const Context& context, const DecoderWeights& weights, const Stream& stream,
-                  std::span<const std::int32_t> wanted, const TensorView* logits,
-                  const std::function<void(std::int64_t, const TensorView&)>& consume) {
-  const ModelConfig& config = weights.config;
-  const auto total = static_cast<std::int64_t>(wanted.size());
-  const std::int64_t block = logits != nullptr ? total : logit_block_rows(config);
-  const std::array head{&weights.head()};
-  for (std::int64_t first = 0; first < total; first += block) {
-    const std::int64_t rows = std::min(block, total - first);
-    const auto ids = wanted.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
-    Arena::Scope scope(*context.arena);
-    const TensorView residual = bf16_matrix(context, rows, config.hidden);
-    const TensorView update = bf16_matrix(context, rows, config.hidden);
-    const TensorView normed = bf16_matrix(context, rows, config.hidden);
-    gather_rows(stream.residual, ids, residual);
-    gather_rows(stream.update, ids, update);
-    add_rms_norm(context, residual, update, weights.final_norm, config.rms_eps, normed);
-    if (logits != nullptr) {
-      run_side_by_side(context, head, normed, *logits);
-      continue;
-    }
-    const TensorView out = TensorView::contiguous(context.arena->allocate<float>(rows * config.vocab),
-                                                  DType::kF32, {rows, config.vocab});
-    run_side_by_side(context, head, normed, out);
-    consume(first, out);
   }
 }
 
@@ -286,33 +249,71 @@ std::int64_t decoder_workspace(const DecoderWeights& weights, const AttentionBat
   return stream + std::max({attention, mlp, head});
 }
 
-void run_decoder(const Context& context, const DecoderWeights& weights, const Batch& batch,
-                 const KvCache& cache, const TensorView* logits,
-                 const std::function<void(std::int64_t, const TensorView&)>& consume) {
+DecoderStream make_stream(const Context& context, const DecoderWeights& weights,
+                          std::span<const std::int32_t> positions) {
   const ModelConfig& config = weights.config;
-  const auto m = static_cast<std::int64_t>(batch.tokens.size());
-  const AttentionBatch sequences = attention_batch(batch);
-  Arena::Scope scope(*context.arena);
-  Stream stream;
+  const auto m = static_cast<std::int64_t>(positions.size());
+  DecoderStream stream;
   stream.residual = bf16_matrix(context, m, config.hidden);
   stream.normed = bf16_matrix(context, m, config.hidden);
   stream.update = bf16_matrix(context, m, config.hidden);
   stream.angles = TensorView::contiguous(context.arena->allocate<float>(m * config.head_dim), DType::kF32,
                                          {m, config.head_dim});
-  rotary_table(context, batch.positions, weights.frequencies, stream.angles);
-  embed(context, weights.embedding, batch.tokens, stream.residual);
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+  rotary_table(context, positions, weights.frequencies, stream.angles);
+  return stream;
+}
+
+void run_layers(const Context& context, const DecoderWeights& weights, std::int64_t first, std::int64_t last,
+                const AttentionBatch& batch, const KvCache& cache, const DecoderStream& stream) {
+  const double eps = weights.config.rms_eps;
+  for (std::int64_t layer = first; layer < last; ++layer) {
     const DecoderNorms& norms = weights.norms[static_cast<std::size_t>(layer)];
-    if (layer == 0) {
-      rms_norm(context, stream.residual, norms.input, config.rms_eps, stream.normed);
+    if (layer == first) {
+      rms_norm(context, stream.residual, norms.input, eps, stream.normed);
     } else {
-      add_rms_norm(context, stream.residual, stream.update, norms.input, config.rms_eps, stream.normed);
+      add_rms_norm(context, stream.residual, stream.update, norms.input, eps, stream.normed);
     }
-    attention_block(context, weights, layer, sequences, cache.layer(layer), stream);
-    add_rms_norm(context, stream.residual, stream.update, norms.post_attention, config.rms_eps,
-                 stream.normed);
+    attention_block(context, weights, layer, batch, cache.layer(layer), stream);
+    add_rms_norm(context, stream.residual, stream.update, norms.post_attention, eps, stream.normed);
     mlp_block(context, weights, layer, stream);
   }
+}
+
+void project_rows(const Context& context, const DecoderWeights& weights, const DecoderStream& stream,
+                  std::span<const std::int32_t> wanted, const TensorView* logits,
+                  const std::function<void(std::int64_t, const TensorView&)>& consume) {
+  const ModelConfig& config = weights.config;
+  const auto total = static_cast<std::int64_t>(wanted.size());
+  const std::int64_t block = logits != nullptr ? total : logit_block_rows(config);
+  const std::array head{&weights.head()};
+  for (std::int64_t first = 0; first < total; first += block) {
+    const std::int64_t rows = std::min(block, total - first);
+    const auto ids = wanted.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+    Arena::Scope scope(*context.arena);
+    const TensorView residual = bf16_matrix(context, rows, config.hidden);
+    const TensorView update = bf16_matrix(context, rows, config.hidden);
+    const TensorView normed = bf16_matrix(context, rows, config.hidden);
+    gather_rows(stream.residual, ids, residual);
+    gather_rows(stream.update, ids, update);
+    add_rms_norm(context, residual, update, weights.final_norm, config.rms_eps, normed);
+    if (logits != nullptr) {
+      run_side_by_side(context, head, normed, *logits);
+      continue;
+    }
+    const TensorView out = TensorView::contiguous(context.arena->allocate<float>(rows * config.vocab),
+                                                  DType::kF32, {rows, config.vocab});
+    run_side_by_side(context, head, normed, out);
+    consume(first, out);
+  }
+}
+
+void run_decoder(const Context& context, const DecoderWeights& weights, const Batch& batch,
+                 const KvCache& cache, const TensorView* logits,
+                 const std::function<void(std::int64_t, const TensorView&)>& consume) {
+  Arena::Scope scope(*context.arena);
+  const DecoderStream stream = make_stream(context, weights, batch.positions);
+  embed(context, weights.embedding, batch.tokens, stream.residual);
+  run_layers(context, weights, 0, weights.config.layers, attention_batch(batch), cache, stream);
   project_rows(context, weights, stream, batch.wanted_rows, logits, consume);
 }
 

@@ -61,6 +61,27 @@ std::int64_t decoder_workspace(const DecoderWeights& weights, const AttentionBat
                                std::int64_t wanted);
 AttentionBatch attention_batch(const Batch& batch);
 
+// Activations that live through the layers of a step of m tokens: BF16 [m, hidden], and the rotary table.
+struct DecoderStream {
+  TensorView residual;
+  TensorView normed;  // scratch
+  TensorView update;  // what the last block is still to add to the residual
+  TensorView angles;  // F32 [m, head_dim]
+};
+// In the arena; residual, normed and update are not set.
+DecoderStream make_stream(const Context& context, const DecoderWeights& weights,
+                          std::span<const std::int32_t> positions);
+
+// Layers [first, last): stream.residual is the input of `first`; afterwards residual + update is that of
+// `last`.
+void run_layers(const Context& context, const DecoderWeights& weights, std::int64_t first, std::int64_t last,
+                const AttentionBatch& batch, const KvCache& cache, const DecoderStream& stream);
+
+// Final norm of residual + update and head of the wanted rows, as run_decoder() hands them out.
+void project_rows(const Context& context, const DecoderWeights& weights, const DecoderStream& stream,
+                  std::span<const std::int32_t> wanted, const TensorView* logits,
+                  const std::function<void(std::int64_t, const TensorView&)>& consume);
+
 // The forward pass. When `logits` is not null it gets all wanted rows, otherwise `consume` gets them block by
 // block.
 void run_decoder(const Context& context, const DecoderWeights& weights, const Batch& batch,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/fail.h"
+#include "core/fast_exp.h"
 #include "core/parallel.h"
 #include "kernels/cpu/ops_rows.h"
 #include "ops/checks.h"
@@ -15,6 +16,8 @@ namespace {
 // Elements of work below which starting other threads costs more than it brings (a few microseconds of one
 // core).
 constexpr std::int64_t kSerialElements = 16384;
+// Terms of a divergence that are made at once, so that the loop vectorises.
+constexpr std::int64_t kKlBlock = 256;
 
 std::int64_t row_grain(std::int64_t width) {
   return std::max<std::int64_t>(1, kSerialElements / std::max<std::int64_t>(1, width));
@@ -190,6 +193,38 @@ void token_log_probabilities(const Context& context, const TensorView& logits,
       const std::int32_t target = targets[static_cast<std::size_t>(m)];
       require(target >= 0 && target < logits.dim(1), "target {} of {} tokens", target, logits.dim(1));
       out[static_cast<std::size_t>(m)] = static_cast<double>(row[target]) - kernel(row, logits.dim(1));
+    }
+  });
+}
+
+void kl_divergences(const Context& context, const TensorView& reference, const TensorView& logits,
+                    std::span<double> out) {
+  check_device("kl_divergences", context);
+  check_matrix("kl_divergences", reference, DType::kF32);
+  check_matrix("kl_divergences", logits, DType::kF32);
+  require(reference.shape == logits.shape && reference.dim(0) == static_cast<std::int64_t>(out.size()),
+          "kl_divergences: reference {}, logits {}, {} results", reference.shape.to_string(),
+          logits.shape.to_string(), out.size());
+  const auto log_sum_exp = kernels::row_kernels().log_sum_exp;
+  const std::int64_t vocab = logits.dim(1);
+  parallel_for(logits.dim(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t m = begin; m < end; ++m) {
+      const float* p = reference.as<const float>() + m * reference.stride(0);
+      const float* q = logits.as<const float>() + m * logits.stride(0);
+      const double log_p = log_sum_exp(p, vocab);
+      const double log_q = log_sum_exp(q, vocab);
+      const auto shift = static_cast<float>(log_p);
+      // Two sums of nearly equal size would lose a small divergence: one sum of small terms instead.
+      const auto offset = static_cast<float>(log_q - log_p);
+      double sum = 0;
+      for (std::int64_t first = 0; first < vocab; first += kKlBlock) {
+        const std::int64_t last = std::min(vocab, first + kKlBlock);
+        float terms[kKlBlock];
+        for (std::int64_t i = first; i < last; ++i)
+          terms[i - first] = fast_exp(p[i] - shift) * (p[i] - q[i] + offset);
+        for (std::int64_t i = first; i < last; ++i) sum += static_cast<double>(terms[i - first]);
+      }
+      out[static_cast<std::size_t>(m)] = sum;
     }
   });
 }

@@ -46,4 +46,8 @@ void rotary(const Context& context, const TensorView& q, const TensorView& k, co
 void token_log_probabilities(const Context& context, const TensorView& logits,
                              std::span<const std::int32_t> targets, std::span<double> out);
 
+// out[m] = KL(p || q) in nats, p the softmax of reference[m, :], q that of logits[m, :]; both F32 [m, vocab].
+void kl_divergences(const Context& context, const TensorView& reference, const TensorView& logits,
+                    std::span<double> out);
+
 }  // namespace slidesparse

@@ -343,6 +343,48 @@ TEST_F(Cli, ConvertTakesPatternsMethodsAndLayouts) {
                {"--method magnitude looks at weights only"});
 }
 
+TEST_F(Cli, ConvertChoosesPatternsForATargetSpeed) {
+  std::ofstream text(path("sentences.txt"));
+  for (int i = 0; i < 400; ++i) text << "word" << i % 37 << " likes word" << i * 7 % 53 << "; ";
+  text.close();
+  std::ofstream(path("card.json"))
+      << R"({"source": "a card", "slide": {"8:10": 1.1, "6:8": 1.2, "4:6": 1.4}})";
+  const auto convert = [&](const std::string& target, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"convert", path("model"), path(target), "--dtype", "int8"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const std::vector<std::string> calibrated{"--method",  "wanda", "--calibration",   path("sentences.txt"),
+                                            "--samples", "4",     "--sample-length", "64"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), calibrated.begin(), calibrated.end());
+    return more;
+  };
+  const Result result = convert("for-speed", with({"--target-speed", "1.15", "--speeds", path("card.json"),
+                                                   "--sensitivities", path("sensitivities.json")}));
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("sensitivities: each fused group alone in 6:8 slide"));
+  EXPECT_THAT(result.out, HasSubstr("patterns for 1.15 times dense"));
+  EXPECT_THAT(result.out, HasSubstr("a card"));
+  const auto report = nlohmann::json::parse(read_file(path("for-speed/slidesparse_report.json")));
+  EXPECT_GE(report["budget"]["predicted_speed"].get<double>(), 1.15);
+  EXPECT_TRUE(fs::exists(path("for-speed/slidesparse_sensitivities.json")));
+  EXPECT_TRUE(fs::exists(path("sensitivities.json")));
+  EXPECT_EQ(run({"inspect", path("for-speed")}).code, 0);
+  EXPECT_EQ(run({"eval", path("for-speed"), "--text", path("text.txt")}).code, 0);
+  EXPECT_EQ(run({"unpack", path("for-speed"), path("for-speed-unpacked")}).code, 0);
+
+  expect_error(convert("x", {}), 2, {"--pattern is required, or --target-speed"});
+  expect_error(convert("x", {"--pattern", "6:8", "--target-speed", "1.1"}), 2, {"leave --pattern out"});
+  expect_error(convert("x", {"--pattern", "6:8", "--speeds", path("card.json")}), 2,
+               {"--speeds: belongs to --target-speed"});
+  expect_error(convert("x", {"--target-speed", "1.1"}), 2, {"use wanda or sparsegpt"});
+  expect_error(convert("x", with({"--target-speed", "fast"})), 2, {"--target-speed", "fast"});
+  expect_error(convert("x", with({"--target-speed", "1.5", "--speeds", path("card.json")})), 2,
+               {"--target-speed 1.5", "reach 1 to 1.4000 times dense"});
+  expect_error(convert("x", with({"--target-speed", "0.5"})), 2, {"--target-speed 0.5", "1 to 1.06"});
+}
+
 TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   std::ofstream(path("calibration.txt")) << std::string(3000, 'b') + " and so on.\n";
   std::ofstream(path("speed.json"))
@@ -382,13 +424,27 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   EXPECT_EQ(second.out, first.out);
   EXPECT_EQ(second.err.find("wanda 6:8/split: perplexity"), std::string::npos);
 
+  // Targets beside patterns: two of them share the sensitivities.
+  std::vector<std::string> targets = command;
+  targets.insert(targets.end(), {"--setting", "wanda speed=1.1", "--setting", "wanda speed=1.2/slide"});
+  const Result third = run(targets);
+  EXPECT_EQ(third.code, 0) << third.err;
+  const auto all = nlohmann::json::parse(read_file(path("points.json")))["points"];
+  ASSERT_EQ(all.size(), 6u);
+  EXPECT_GE(all[4]["predicted_speed"].get<double>(), 1.1);
+  EXPECT_GE(all[5]["predicted_speed"].get<double>(), 1.2);
+  EXPECT_EQ(std::distance(fs::directory_iterator(path("work")), fs::directory_iterator()), 2);
+
   const auto refused = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> all{"pareto", path("model"), "--work", path("work"), "--text", path("text.txt")};
-    all.insert(all.end(), more.begin(), more.end());
-    return run(all);
+    std::vector<std::string> words{"pareto",     path("model"), "--work",
+                                   path("work"), "--text",      path("text.txt")};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
   };
   expect_error(refused({"--setting", "sparsegpt"}), 2, {"a method and patterns are needed"});
   expect_error(refused({"--setting", "sparsegpt 6:8"}), 2, {"--calibration FILE"});
+  expect_error(refused({"--setting", "sparsegpt speed=fast"}), 2, {"speed=fast", "a number is needed"});
+  expect_error(refused({"--setting", "magnitude speed=1.1"}), 2, {"use wanda or sparsegpt"});
   std::ofstream(path("bad.json")) << R"({"slide": {"6:8": -1}})";
   expect_error(refused({"--setting", "magnitude 6:8", "--speed", path("bad.json")}), 1,
                {"bad.json: slide", "6:8"});

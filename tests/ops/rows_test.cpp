@@ -250,6 +250,35 @@ TEST_P(Ops, LogProbabilities) {
   EXPECT_FALSE(std::isnan(got[1]));
 }
 
+TEST_P(Ops, KlDivergences) {
+  const std::int64_t vocab = 777;
+  std::vector<float> p(3 * 777), q(p.size());
+  for (std::size_t i = 0; i < p.size(); ++i) {
+    p[i] = 4.0f * random_normal(1, i) + 60.0f;
+    // The same; a little different; the same but for a constant, which a softmax does not see.
+    q[i] = i < 777 ? p[i] : i < 1554 ? p[i] + 0.05f * random_normal(2, i) : p[i] - 3.0f;
+  }
+  std::vector<double> got(3);
+  const auto matrix = [&](std::vector<float>& x) {
+    return TensorView::contiguous(static_cast<void*>(x.data()), DType::kF32, {3, vocab});
+  };
+  kl_divergences(context_, matrix(p), matrix(q), got);
+  double of_p = 0, of_q = 0, want = 0;
+  for (std::size_t i = 777; i < 1554; ++i) {
+    of_p += std::exp(static_cast<double>(p[i]));
+    of_q += std::exp(static_cast<double>(q[i]));
+  }
+  for (std::size_t i = 777; i < 1554; ++i) {
+    const double log_p = static_cast<double>(p[i]) - std::log(of_p);
+    want += std::exp(log_p) * (log_p - (static_cast<double>(q[i]) - std::log(of_q)));
+  }
+  EXPECT_NEAR(got[0], 0, 1e-9);
+  EXPECT_NEAR(got[1], want, 1e-6 + 1e-3 * want);
+  EXPECT_NEAR(got[2], 0, 1e-5);
+  std::vector<double> few(2);
+  EXPECT_THROW(kl_divergences(context_, matrix(p), matrix(q), few), Error);
+}
+
 // The promise of ops_rows.h: all instruction sets give the same bits.
 TEST_P(Ops, SameBitsAsPortable) {
   Bits x = random_bf16(1000, 21, 3.0f), w = random_bf16(500, 22, 0.3f, 1.0f), normed(1000), active(500);
