@@ -44,7 +44,7 @@ SpeedRatios default_speed_ratios() {
   return {
       "H200, FP8, M = 16384, four linears of a 7B model (docs/measurements.md; split 10:12 to 14:16 by their "
       "bounds)",
-      {{{"2:4", kSlide}, 1.06},
+      {{{"2:4", kSlide}, 1.365},
        {{"4:6", kSlide}, 1.0},
        {{"6:8", kSlide}, 1.0},
        {{"8:10", kSlide}, 1.0},

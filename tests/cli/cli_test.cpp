@@ -382,7 +382,7 @@ TEST_F(Cli, ConvertChoosesPatternsForATargetSpeed) {
   expect_error(convert("x", with({"--target-speed", "fast"})), 2, {"--target-speed", "fast"});
   expect_error(convert("x", with({"--target-speed", "1.5", "--speeds", path("card.json")})), 2,
                {"--target-speed 1.5", "reach 1 to 1.4000 times dense"});
-  expect_error(convert("x", with({"--target-speed", "0.5"})), 2, {"--target-speed 0.5", "1 to 1.06"});
+  expect_error(convert("x", with({"--target-speed", "0.5"})), 2, {"--target-speed 0.5", "1 to 1.365"});
 }
 
 TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
