@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/checked.h"
@@ -10,6 +11,8 @@
 #include "core/random.h"
 #include "engine/sampler.h"
 #include "engine/sequences.h"
+#include "io/file_writer.h"
+#include "io/mapped_file.h"
 
 namespace slidesparse {
 namespace {
@@ -17,6 +20,7 @@ namespace {
 constexpr double kAllowed = 0.5;
 constexpr double kAllowedInFp8 = 1.0;
 constexpr std::int64_t kPageSize = 16;
+constexpr std::int64_t kFileMagic = 0x3159444545524753;  // "SGREEDY1"
 
 // NaN when a number is none.
 double standard_deviation(const float* values, std::int64_t count) {
@@ -75,6 +79,53 @@ GreedyReference::GreedyReference(const Model& model, std::uint64_t seed)
       }
     }
   }
+}
+
+void GreedyReference::save(const std::filesystem::path& file) const {
+  const std::int64_t sizes[]{kFileMagic, vocab_, positions_};
+  std::string content;
+  const auto add = [&](const void* data, std::size_t bytes) {
+    content.append(static_cast<const char*>(data), bytes);
+  };
+  content.reserve(sizeof(sizes) + 16 * tokens_.size() + logits_.size());
+  add(sizes, sizeof(sizes));
+  add(tokens_.data(), 4 * tokens_.size());
+  add(greedy_.data(), 4 * greedy_.size());
+  add(deviation_.data(), 8 * deviation_.size());
+  add(logits_.data(), logits_.size());
+  write_file_atomically(file, content);
+}
+
+std::optional<GreedyReference> GreedyReference::load(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return {};
+  const MappedFile mapped(file);
+  const std::byte* from = mapped.bytes().data();
+  std::int64_t sizes[3] = {};
+  if (mapped.bytes().size() < sizeof(sizes)) return {};
+  std::memcpy(sizes, from, sizeof(sizes));
+  const auto& [magic, vocab, positions] = sizes;
+  if (magic != kFileMagic || vocab < 1 || vocab > INT32_MAX || positions < 1 || positions > kPrompt + kNew)
+    return {};
+  GreedyReference reference;
+  reference.vocab_ = vocab;
+  reference.positions_ = positions;
+  const auto rows = static_cast<std::size_t>(kSequences * positions);
+  const std::size_t logits = rows * static_cast<std::size_t>(vocab) * sizeof(float);
+  if (mapped.bytes().size() != sizeof(sizes) + 16 * rows + logits) return {};
+  from += sizeof(sizes);
+  const auto take = [&](void* to, std::size_t bytes) {
+    std::memcpy(to, from, bytes);
+    from += bytes;
+  };
+  reference.tokens_.resize(rows);
+  reference.greedy_.resize(rows);
+  reference.deviation_.resize(rows);
+  reference.logits_ = Buffer(logits);
+  take(reference.tokens_.data(), 4 * rows);
+  take(reference.greedy_.data(), 4 * rows);
+  take(reference.deviation_.data(), 8 * rows);
+  take(reference.logits_.data(), logits);
+  return reference;
 }
 
 std::int32_t GreedyReference::token(std::int64_t sequence, std::int64_t position) const {

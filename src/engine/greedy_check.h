@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,12 @@ class GreedyReference {
   // fewer positions than that takes, what fits. Throws as Model::forward does.
   GreedyReference(const Model& model, std::uint64_t seed);
 
+  // For other processes of the same build on the same host that need the same reference: what makes it the
+  // same is the caller's to say by the name. Written at once; load() returns nothing where there is no such
+  // file or it is of other sizes. save() throws kIo.
+  void save(const std::filesystem::path& file) const;
+  static std::optional<GreedyReference> load(const std::filesystem::path& file);
+
   // Positions whose logits are known, from 0 on.
   std::int64_t positions() const { return positions_; }
   // What stands at a position of one of the sequences, counted on from kSequences again: of its prompt or
@@ -35,6 +43,7 @@ class GreedyReference {
   double gap(std::int64_t sequence, std::int64_t position, std::int32_t drawn) const;
 
  private:
+  GreedyReference() = default;
   std::size_t row(std::int64_t sequence, std::int64_t position) const {
     return static_cast<std::size_t>(sequence % kSequences * positions_ + position);
   }
@@ -42,8 +51,8 @@ class GreedyReference {
     return logits_.as<float>() + static_cast<std::int64_t>(row) * vocab_;
   }
 
-  std::int64_t vocab_;
-  std::int64_t positions_;
+  std::int64_t vocab_ = 0;
+  std::int64_t positions_ = 0;
   std::vector<std::int32_t> tokens_;  // [kSequences, positions]
   Buffer logits_;                     // FP32 [kSequences, positions, vocab]
   std::vector<std::int32_t> greedy_;  // [kSequences, positions]

@@ -10,10 +10,13 @@
 #include "core/checked.h"
 #include "core/cuda/nvml.h"
 #include "core/fail.h"
+#include "core/log.h"
 #include "core/samples.h"
 #include "core/text.h"
+#include "core/version.h"
 #include "engine/evaluate.h"
 #include "engine/weight_plan.h"
+#include "io/digest.h"
 #include "io/text_file.h"
 #include "io/tokenizer/tokenizer.h"
 #include "model/card_model.h"
@@ -53,6 +56,14 @@ class CardWatch {
   CardState state_;
   std::thread thread_;
 };
+
+// What a reference of random weights depends on: the numbers of this very build, too.
+std::string reference_name(const Cell& cell) {
+  const std::string identity =
+      fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", cell.model, cell.dtype, cell.pattern, cell.layout,
+                  cell.options.head, cell.options.seed.value_or(1), kVersion, kCommit);
+  return "greedy-" + sha256_hex(identity).substr(0, 16);
+}
 
 Layout layout_of(const Cell& cell) {
   return cell.layout == "split" ? Layout::kSplit : Layout::kPacked;
@@ -183,9 +194,24 @@ std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, 
   // On the CPU random weights are not made twice: the model is its own reference, in other steps.
   const bool own = options.device == DeviceKind::kCpu && is_known_shape(cell.model);
   if (own) load(cell, options);
+  // Rows of other backends have the same one. A directory's weights may change, and are there at once.
+  std::filesystem::path file;
+  if (!own && is_known_shape(cell.model)) {
+    file = std::filesystem::path(setup_.work) / reference_name(cell);
+    if (auto known = GreedyReference::load(file))
+      return reference_ = std::make_shared<const GreedyReference>(std::move(*known));
+  }
   loading_(true);
   reference_ = own ? std::make_shared<const GreedyReference>(*model_, seed)
                    : std::make_shared<const GreedyReference>(make(cell, reference_options(options)), seed);
+  if (!file.empty()) {
+    try {
+      std::filesystem::create_directories(setup_.work);
+      reference_->save(file);
+    } catch (const std::exception& error) {  // then the next row makes its own
+      spdlog::warn("a reference of greedy outputs is not kept: {}", error.what());
+    }
+  }
   loading_(false);
   return reference_;
 }

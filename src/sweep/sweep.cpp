@@ -82,9 +82,10 @@ class Sweep {
     try {
       for (const std::vector<CellState*>& group : groups()) {
         end = run_group(group);
-        remove_work();
+        if (group.front()->cell.phase == Phase::kConvert) remove_work();
         if (end != "done") break;
       }
+      remove_work();
     } catch (const Error&) {
       remove_work();
       end_failed();

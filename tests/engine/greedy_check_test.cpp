@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 
 #include "core/dtype_words.h"
@@ -23,6 +24,31 @@ constexpr std::int64_t kPositions = GreedyReference::kPrompt + GreedyReference::
 
 std::shared_ptr<const GreedyReference> reference_of(const Model& model, std::uint64_t seed = 1) {
   return std::make_shared<const GreedyReference>(model, seed);
+}
+
+TEST(GreedyReference, ComesBackFromAFile) {
+  const test::ScratchDirectory scratch("greedy");
+  const std::filesystem::path file = scratch.path() / "reference";
+  EXPECT_FALSE(GreedyReference::load(file));
+  const GreedyReference reference(Model::load(test::golden("llama")), 5);
+  reference.save(file);
+  const auto back = GreedyReference::load(file);
+  ASSERT_TRUE(back);
+  ASSERT_EQ(back->positions(), reference.positions());
+  for (std::int64_t s = 0; s < GreedyReference::kSequences; ++s) {
+    for (std::int64_t i = 0; i < reference.positions(); ++i) {
+      EXPECT_EQ(back->token(s, i), reference.token(s, i));
+      EXPECT_EQ(back->greedy(s, i), reference.greedy(s, i));
+      for (const std::int32_t token : {0, 77, 127})
+        EXPECT_EQ(back->gap(s, i, token), reference.gap(s, i, token));
+    }
+  }
+  // Whatever else is there is none.
+  const auto size = std::filesystem::file_size(file);
+  for (const std::uintmax_t left : {size - 1, std::uintmax_t{24}, std::uintmax_t{23}, std::uintmax_t{0}}) {
+    std::filesystem::resize_file(file, left);
+    EXPECT_FALSE(GreedyReference::load(file)) << left;
+  }
 }
 
 BenchModelOptions options_of(BenchPhase phase, std::vector<std::int64_t> m) {

@@ -1,8 +1,12 @@
 #include "model/model_test_tools.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <fstream>
+
+#include "slidesparse/core/error.h"
 
 namespace slidesparse::test {
 
@@ -21,6 +25,25 @@ void write_model_directory(const std::filesystem::path& directory, const std::st
     file.write(reinterpret_cast<const char*>(tensor.bytes.data()),
                static_cast<std::streamsize>(tensor.bytes.size()));
   }
+}
+
+void expect_tokens_are_checked(
+    const ModelConfig& config,
+    const std::function<void(const std::vector<std::int32_t>& tokens, std::int64_t length)>& make) {
+  const auto message = [&](const std::vector<std::int32_t>& tokens, std::int64_t length) {
+    try {
+      make(tokens, length);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(message({1, static_cast<std::int32_t>(config.vocab)}, 2),
+              ::testing::HasSubstr("is not in the vocabulary"));
+  const std::int64_t beyond = config.max_position + 1;
+  EXPECT_THAT(message(std::vector<std::int32_t>(static_cast<std::size_t>(beyond), 1), beyond),
+              ::testing::HasSubstr("the model's positions"));
+  EXPECT_EQ(message({1, 2, 3, 4}, 2), "");
 }
 
 ScratchDirectory::ScratchDirectory(const std::string& name)

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -47,6 +49,12 @@ struct NewTensor {
 // Writes DIR/config.json and DIR/model.safetensors.
 void write_model_directory(const std::filesystem::path& directory, const std::string& config,
                            const std::vector<NewTensor>& tensors);
+
+// That `make` refuses tokens outside the vocabulary and samples longer than the model's positions, and takes
+// others.
+void expect_tokens_are_checked(
+    const ModelConfig& config,
+    const std::function<void(const std::vector<std::int32_t>& tokens, std::int64_t length)>& make);
 
 // A directory that is removed at the end of a test.
 class ScratchDirectory {
