@@ -135,6 +135,7 @@ TEST_P(EveryFamily, SeesTheWeightsThatWereSet) {
   std::vector<const std::uint16_t*> pointers;
   for (const LinearSpec& member : qkv.members)
     zeros.emplace_back(static_cast<std::size_t>(member.n * member.k), 0);
+  pointers.reserve(zeros.size());
   for (const auto& weights : zeros) pointers.push_back(weights.data());
   calibrator.collect({});
   calibrator.set_weights(pointers);
@@ -155,7 +156,10 @@ TEST_P(EveryFamily, GoesOnFromASavedLayer) {
   EXPECT_EQ(resumed.layer(), 1);
   for (int group = 0; group < kGroupsPerLayer; ++group) {
     const std::int64_t k =
-        weight_table(config_).groups[static_cast<std::size_t>(kGroupsPerLayer + group)].members.front().k;
+        weight_table(config_)
+            .groups[static_cast<std::size_t>(kGroupsPerLayer) + static_cast<std::size_t>(group)]
+            .members.front()
+            .k;
     std::vector<float> one(static_cast<std::size_t>(k * k)), two(one.size());
     whole.collect(one);
     resumed.collect(two);

@@ -58,6 +58,7 @@ class LossProbeOf : public ::testing::TestWithParam<const char*> {
 
   static std::vector<const std::uint16_t*> pointers(const std::vector<std::vector<std::uint16_t>>& members) {
     std::vector<const std::uint16_t*> result;
+    result.reserve(members.size());
     for (const auto& member : members) result.push_back(member.data());
     return result;
   }
