@@ -241,7 +241,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
     const auto measured = bench_model(subjects, options, [&](const BenchModelRow& row) {
       if (quiet) return;
       const std::string found =
-          row.greedy.wrong > 0 ? row.check : fmt::format("{:.2f} tokens/s", row.tokens_per_second);
+          row.has_figures() ? fmt::format("{:.2f} tokens/s", row.tokens_per_second) : row.check;
       spdlog::info("{} {} M={}: {}", row.dtype, row.pattern, row.m, found);
     });
     rows.insert(rows.end(), measured.begin(), measured.end());
@@ -270,7 +270,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
   write_results(command, phase == BenchPhase::kPrefill ? "bench prefill" : "bench decode", limits,
                 model_rows_json(rows, limits));
   for (const BenchModelRow& row : rows) {
-    if (row.greedy.wrong == 0) continue;
+    if (row.has_figures()) continue;
     ErrorFacts facts;
     facts.wrong_result = true;
     fail_with(std::move(facts), ErrorKind::kInternal, "{} {} M={}: {}", row.dtype, row.pattern, row.m,

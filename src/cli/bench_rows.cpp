@@ -43,15 +43,11 @@ void add_pattern(ordered_json& row, const std::string& pattern) {
   row["zeroed"] = parsed.zeroed();
 }
 
-bool has_figures(const BenchModelRow& row) {
-  return row.greedy.wrong == 0;
-}
-
 // Seconds of the dense row with the same phase, dtype and M, if there is one in this run.
 std::map<std::string, double> dense_seconds(const std::vector<BenchModelRow>& rows) {
   std::map<std::string, double> seconds;
   for (const BenchModelRow& row : rows) {
-    if (row.pattern == "dense" && has_figures(row))
+    if (row.pattern == "dense" && row.has_figures())
       seconds.emplace(fmt::format("{} {}", row.dtype, row.m), row.seconds.median);
   }
   return seconds;
@@ -206,7 +202,7 @@ std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLim
   const auto dense = dense_seconds(rows);
   std::set<std::string> kernels;
   for (const BenchModelRow& row : rows) {
-    if (!has_figures(row)) {
+    if (!row.has_figures()) {
       table.add_row({row.subject, row.phase == BenchPhase::kPrefill ? "prefill" : "decode", row.dtype,
                      row.pattern, fmt::format("{}", row.m), fmt::format("{}", row.step_tokens), "FAILED"});
       continue;
@@ -227,7 +223,7 @@ std::string model_table(const std::vector<BenchModelRow>& rows, const MachineLim
   }
   std::string text = table.to_string();
   for (const BenchModelRow& row : rows) {
-    if (!has_figures(row))
+    if (!row.has_figures())
       text += fmt::format("{} {} M={}: no figure: {}\n", row.dtype, row.pattern, row.m, row.check);
     if (!row.note.empty())
       text += fmt::format("{} {} M={}, step_tokens={}: {}\n", row.dtype, row.pattern, row.m, row.step_tokens,
@@ -265,7 +261,7 @@ ordered_json model_rows_json(const std::vector<BenchModelRow>& rows, const Machi
       greedy["allowed_gap"] = row.greedy.allowed;
     }
     if (!row.note.empty()) json["note"] = row.note;
-    if (!has_figures(row)) {
+    if (!row.has_figures()) {
       all.push_back(std::move(json));
       continue;
     }

@@ -15,9 +15,6 @@
 namespace slidesparse {
 namespace {
 
-// Of a run that is not timed: enough for graphs to be recorded and clocks to rise.
-constexpr std::int64_t kWarmUpSteps = 32;
-
 // One model at one m: its runner with its cache, its sequences, and what a run of it does. Every wanted row
 // draws its token greedily, as a server would; what is drawn is not fed, because all models are to read the
 // same tokens.

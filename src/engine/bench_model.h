@@ -16,6 +16,9 @@ namespace slidesparse {
 
 enum class BenchPhase { kPrefill, kDecode };
 
+// Of a run of decode that is not timed, at most: enough for graphs to be recorded and clocks to rise.
+inline constexpr std::int64_t kWarmUpSteps = 32;
+
 struct BenchModelOptions {
   BenchPhase phase = BenchPhase::kPrefill;
   std::vector<std::int64_t> m;  // prefill: tokens of the step; decode: running sequences
@@ -73,6 +76,9 @@ struct BenchModelRow {
   double sparse_share = 0;  // of linear FLOPs (head included) that ran on sparse kernels, 0..1
   std::vector<LinearKernel> linears;
   std::string attention;  // on a card: what computes it, in words
+
+  // None where outputs were wrong: `check` says how.
+  bool has_figures() const { return greedy.wrong == 0; }
 };
 
 // Times every subject at every m, after it has run once in just that way - same kernels, same batch - on

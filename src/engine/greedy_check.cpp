@@ -33,14 +33,18 @@ double standard_deviation(const float* values, std::int64_t count) {
 
 }  // namespace
 
-GreedyReference::GreedyReference(const Model& model, std::uint64_t seed)
-    : vocab_(model.config().vocab), positions_(std::min(kPrompt + kNew - 1, model.config().max_position)) {
-  require(model.device().kind == DeviceKind::kCpu, "the reference is a model on the CPU");
+GreedyReference::GreedyReference(std::int64_t vocab, std::int64_t positions)
+    : vocab_(vocab), positions_(positions) {
   const auto rows = static_cast<std::size_t>(kSequences * positions_);
   tokens_.resize(rows);
   greedy_.resize(rows);
   deviation_.resize(rows);
   logits_ = Buffer(rows * static_cast<std::size_t>(vocab_) * sizeof(float));
+}
+
+GreedyReference::GreedyReference(const Model& model, std::uint64_t seed)
+    : GreedyReference(model.config().vocab, std::min(kPrompt + kNew - 1, model.config().max_position)) {
+  require(model.device().kind == DeviceKind::kCpu, "the reference is a model on the CPU");
   const std::int64_t prompt = std::min(kPrompt, positions_);
   for (std::int64_t s = 0; s < kSequences; ++s) {
     for (std::int64_t i = 0; i < prompt; ++i) {
@@ -106,9 +110,6 @@ std::optional<GreedyReference> GreedyReference::load(const std::filesystem::path
   const auto& [magic, vocab, positions] = sizes;
   if (magic != kFileMagic || vocab < 1 || vocab > INT32_MAX || positions < 1 || positions > kPrompt + kNew)
     return {};
-  GreedyReference reference;
-  reference.vocab_ = vocab;
-  reference.positions_ = positions;
   const auto rows = static_cast<std::size_t>(kSequences * positions);
   const std::size_t logits = rows * static_cast<std::size_t>(vocab) * sizeof(float);
   if (mapped.bytes().size() != sizeof(sizes) + 16 * rows + logits) return {};
@@ -117,10 +118,7 @@ std::optional<GreedyReference> GreedyReference::load(const std::filesystem::path
     std::memcpy(to, from, bytes);
     from += bytes;
   };
-  reference.tokens_.resize(rows);
-  reference.greedy_.resize(rows);
-  reference.deviation_.resize(rows);
-  reference.logits_ = Buffer(logits);
+  GreedyReference reference(vocab, positions);
   take(reference.tokens_.data(), 4 * rows);
   take(reference.greedy_.data(), 4 * rows);
   take(reference.deviation_.data(), 8 * rows);

@@ -43,7 +43,7 @@ class GreedyReference {
   double gap(std::int64_t sequence, std::int64_t position, std::int32_t drawn) const;
 
  private:
-  GreedyReference() = default;
+  GreedyReference(std::int64_t vocab, std::int64_t positions);  // nothing known yet
   std::size_t row(std::int64_t sequence, std::int64_t position) const {
     return static_cast<std::size_t>(sequence % kSequences * positions_ + position);
   }
@@ -51,8 +51,8 @@ class GreedyReference {
     return logits_.as<float>() + static_cast<std::int64_t>(row) * vocab_;
   }
 
-  std::int64_t vocab_ = 0;
-  std::int64_t positions_ = 0;
+  std::int64_t vocab_;
+  std::int64_t positions_;
   std::vector<std::int32_t> tokens_;  // [kSequences, positions]
   Buffer logits_;                     // FP32 [kSequences, positions, vocab]
   std::vector<std::int32_t> greedy_;  // [kSequences, positions]

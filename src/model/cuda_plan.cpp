@@ -109,10 +109,6 @@ StepScratch StepKernels::scratch(const ModelConfig& config, std::int64_t tokens,
   return scratch;
 }
 
-bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head) {
-  return policy == WeightPolicy::kSmallest && (!config.tied_embeddings || head != DType::kBF16);
-}
-
 cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,
                                          std::int64_t sequences, std::int64_t longest_query,
                                          std::int64_t longest_context) {

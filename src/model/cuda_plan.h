@@ -57,10 +57,6 @@ class StepKernels {
   std::array<std::vector<std::shared_ptr<const CudaLinearKernels>>, 5> at_;
 };
 
-// Whether the embedding stays in the host's memory, where a card can look rows up too: a step reads one row a
-// token, 2 * hidden bytes. Where bytes count more than that, and the head (of type `head`) is not its rows.
-bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head);
-
 // Sizes of a call alone, no pointers: what its workspace depends on.
 cuda::PagedAttentionArgs attention_sizes(const ModelConfig& config, std::int64_t tokens,
                                          std::int64_t sequences, std::int64_t longest_query,

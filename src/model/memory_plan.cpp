@@ -116,6 +116,10 @@ std::string list_of(const std::vector<MemoryUse>& uses) {
 
 }  // namespace
 
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head) {
+  return policy == WeightPolicy::kSmallest && (!config.tied_embeddings || head != DType::kBF16);
+}
+
 std::int64_t step_bytes(const ModelConfig& config, std::int64_t tokens, std::int64_t wanted,
                         const StepScratch& scratch) {
   const std::int64_t q_width = config.heads * config.head_dim;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "gemm/weight_forms.h"
 #include "model/config.h"
 #include "slidesparse/core/error.h"
 #include "slidesparse/format/pattern.h"
@@ -34,6 +35,10 @@ std::int64_t packed_linear_bytes(const ModelConfig& config, DType dtype, Pattern
 // Slid to 2:4 and compressed by a library that keeps `share` bytes a byte of slid row (0.625 with 8-bit
 // values on Hopper, 0.75 on Ada).
 std::int64_t compressed_linear_bytes(const ModelConfig& config, DType dtype, Pattern pattern, double share);
+
+// Whether the embedding stays in the host's memory, where a card can look rows up too: a step reads one row a
+// token, 2 * hidden bytes. Where bytes count more than that, and the head (of type `head`) is not its rows.
+bool embedding_on_host(const ModelConfig& config, WeightPolicy policy, DType head);
 
 // Keys and values of which sequences are there at once.
 enum class KvKept {

@@ -36,6 +36,12 @@ std::string version_text(std::size_t version) {
   return fmt::format("cuDNN {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
+// Of a library that was found; throws what the frontend throws where the library lacks that function.
+std::size_t library_version() {
+  fe::cudnn_dlhandle = library().handle();
+  return fe::detail::get_backend_version();
+}
+
 enum Tensor : std::int64_t { kQuery = 1, kKey, kValue, kOut };
 
 // A view of `heads` heads of every token.
@@ -51,9 +57,8 @@ fe::graph::Tensor_attributes heads_of(const PromptShape& shape, Tensor which, st
 
 std::string prompt_attention_library() {
   if (!library().found()) return {};
-  fe::cudnn_dlhandle = library().handle();
   try {
-    const std::size_t version = fe::detail::get_backend_version();
+    const std::size_t version = library_version();
     return version < kOldestVersion ? std::string() : version_text(version);
   } catch (const std::exception&) {
     return {};  // a library without that function
@@ -78,9 +83,8 @@ PromptAttention::PromptAttention() : state_(std::make_unique<State>()) {
     state_->reason = library().reason();
     return;
   }
-  fe::cudnn_dlhandle = library().handle();
   try {
-    state_->version = fe::detail::get_backend_version();
+    state_->version = library_version();
     if (state_->version < kOldestVersion) {
       state_->reason = fmt::format("{} at {} is older than {}", version_text(state_->version),
                                    library().path(), version_text(kOldestVersion));

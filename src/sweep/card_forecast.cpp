@@ -115,7 +115,8 @@ MemoryDemand demand_of(const ModelConfig& config, DType dtype, DType head, const
   demand.config = config;
   demand.linear_bytes = *kept.bytes;
   demand.head = head;
-  demand.embedding_on_host = smallest && (!config.tied_embeddings || head != DType::kBF16);
+  demand.embedding_on_host =
+      embedding_on_host(config, smallest ? WeightPolicy::kSmallest : WeightPolicy::kFastest, head);
   demand.workspaces = kWorkspaces;
   demand.scratch = [config, dtype, kept](std::int64_t tokens, std::int64_t wanted) {
     StepScratch scratch = input_scratch(config, tokens, wanted, dtype, kept.lifted);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/fail.h"
+#include "engine/bench_model.h"
 #include "model/weights.h"
 #include "sweep/plan.h"
 
@@ -25,7 +26,6 @@ constexpr double kConverted = 5e7;   // weights a second
 constexpr double kEvalTokens = 3e5;  // of a text of the usual size
 constexpr double kSharedBy = 10;     // cells that share what a process loads
 constexpr double kLinears = 4;       // of a layer
-constexpr double kWarmUpSteps = 32;  // of decode
 constexpr double kUnknownWeights = 1e9;
 
 double weights_of(const std::string& model) {
@@ -95,7 +95,7 @@ double Estimator::rule(const Cell& cell) const {
     case Phase::kPrefill:
       return load + step + std::max(runs * step, options.min_seconds.value_or(0));
     case Phase::kDecode:
-      return load + (runs * steps + std::min(steps, kWarmUpSteps)) * step;
+      return load + (runs * steps + std::min(steps, static_cast<double>(kWarmUpSteps))) * step;
     case Phase::kEval:
       return load + 2 * weights * kEvalTokens / rates.ops;
   }
