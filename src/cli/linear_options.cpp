@@ -63,7 +63,7 @@ void add_linear_options(CLI::App& app, LinearCommand& command) {
          "On a card: forms of the weights that stay there: smallest (one), balanced (one), fastest (any)")
       ->capture_default_str();
   app.add_option("--attention", command.placement.attention,
-                 "On a card, for whole prompts of equal lengths: auto (cuDNN where it is there) or own")
+                 "On a card, for whole prompts: auto (cuDNN where it is there) or own")
       ->capture_default_str();
   app.add_option(
       "--head", command.placement.head,

@@ -15,6 +15,7 @@
 #include "gemm/layer_weights.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/prompt_offsets.h"
 #include "kernels/cuda/qkv.h"
 #include "model/memory_plan.h"
 #include "model/rotary_frequencies.h"
@@ -165,6 +166,7 @@ struct CudaDecoder::Stream {
   std::uint16_t* residual = nullptr;   // BF16 [m, hidden]
   std::uint16_t* update = nullptr;     // BF16 [m, hidden]: what the last block adds to it
   std::optional<PromptShape> prompts;  // whose attention is cuDNN's
+  PromptArgs places;                   // of those of unequal lengths
 };
 
 std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t wanted, std::int64_t sequences,
@@ -175,16 +177,22 @@ std::int64_t CudaDecoder::workspace_bytes(std::int64_t tokens, std::int64_t want
 }
 
 std::optional<PromptShape> CudaDecoder::whole_prompts(const CudaStep& step, const KvCache& cache) const {
-  // Each length is a plan of its own: few of them, and only where it pays.
-  constexpr std::int64_t kShortest = 128, kMultiple = 64;
-  const std::int64_t length = step.longest_query;
-  const bool whole = step.longest_context == length && step.tokens == step.sequences * length;
-  if (!prompt_attention_ || !whole || length < kShortest || length % kMultiple != 0) return {};
+  // Each length is a plan of its own where all are equal: few of them. Others share the plans of their class,
+  // whose kernels are for longer prompts. Either only where it pays.
+  constexpr std::int64_t kShortest = 128, kMultiple = 64, kLongestFrom = 256;
+  if (!prompt_attention_ || !step.whole || step.sequences == 0) return {};
   // Attention reads what the cache would give back: 8-bit keys are rounded.
   if (cache.layer(0).keys.dtype != DType::kBF16) return {};
-  const PromptShape shape{step.sequences, length, config_.heads, config_.kv_heads, config_.head_dim};
+  const std::int64_t length = step.longest_query;
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t width = q_width + 2 * config_.kv_heads * config_.head_dim;
+  PromptShape shape{step.sequences, length, config_.heads, config_.kv_heads, config_.head_dim};
+  const bool equal = step.tokens == step.sequences * length && length % kMultiple == 0;
+  if (!equal) {
+    if (length < kLongestFrom) return {};
+    shape = unequal_prompts(step.sequences, length, config_.heads, config_.kv_heads, config_.head_dim);
+  }
+  if (step.tokens < kShortest * step.sequences) return {};
   return prompt_attention_->takes(shape, width, q_width) ? std::optional(shape) : std::nullopt;
 }
 
@@ -227,7 +235,7 @@ void CudaDecoder::run_attention(const Context& context, const CudaStep& step, co
 
   if (stream.prompts) {
     const Arena::Scope inner(*context.arena);
-    PromptArgs attention;
+    PromptArgs attention = stream.places;
     attention.qkv = qkv;
     attention.ld = width;
     attention.out = attended;
@@ -322,6 +330,20 @@ CudaDecoder::Stream CudaDecoder::start(const Context& context, const CudaStep& s
   stream.residual = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
   stream.update = context.arena->allocate<std::uint16_t>(stream.m * config_.hidden);
   stream.prompts = whole_prompts(step, cache);
+  if (!stream.prompts || !stream.prompts->unequal) return stream;
+  cuda::PromptOffsetsArgs places;
+  places.cu_seqlens = step.cu_seqlens;
+  places.sequences = step.sequences;
+  places.most = stream.prompts->sequences;
+  places.ldout = config_.heads * config_.head_dim;
+  places.ld = places.ldout + 2 * config_.kv_heads * config_.head_dim;
+  places.lengths = context.arena->allocate<std::int32_t>(places.most);
+  places.offsets = context.arena->allocate<std::int64_t>(places.most + 1);
+  places.offsets_out = context.arena->allocate<std::int64_t>(places.most + 1);
+  cuda_check(cuda::prompt_offsets(places, context.stream), "prompt_offsets");
+  stream.places.lengths = places.lengths;
+  stream.places.offsets = places.offsets;
+  stream.places.offsets_out = places.offsets_out;
   return stream;
 }
 

@@ -103,6 +103,7 @@ StepScratch StepKernels::scratch(const ModelConfig& config, std::int64_t tokens,
   scratch.gate_up = most(kGateUp, tokens);
   scratch.down = most(kDown, tokens);
   if (wanted > 0) scratch.head = most(kHead, wanted);
+  scratch.prompts = prompt_offsets_bytes(sequences);
   scratch.attention =
       std::max(kPromptWorkspace, cuda::paged_attention_workspace(attention_sizes(
                                      config, tokens, sequences, longest_query, longest_context)));

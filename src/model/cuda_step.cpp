@@ -74,6 +74,7 @@ CudaStep CudaStepBuffers::upload(const Batch& batch, std::int64_t page_size, voi
     const std::int32_t begin = batch.cu_seqlens[i], end = batch.cu_seqlens[i + 1];
     step.longest_query = std::max<std::int64_t>(step.longest_query, end - begin);
     step.longest_context = std::max<std::int64_t>(step.longest_context, batch.context_lengths[i]);
+    step.whole = step.whole && batch.context_lengths[i] == end - begin;
     for (std::int32_t t = begin; t < end; ++t) {
       const std::int64_t position = batch.positions[static_cast<std::size_t>(t)];
       host(1)[t] = static_cast<std::int32_t>(std::max<std::int64_t>(position, 0));

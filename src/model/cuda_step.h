@@ -17,6 +17,7 @@ struct CudaStep {
   std::int64_t max_blocks = 0;
   std::int64_t longest_query = 0;              // at most, of any sequence: new tokens
   std::int64_t longest_context = 0;            // and with those in the cache
+  bool whole = true;                           // no sequence has anything in the cache yet
   const std::int32_t* token_ids = nullptr;     // [tokens]
   const std::int32_t* positions = nullptr;     // [tokens]
   const std::int32_t* slots = nullptr;         // [tokens]: page * page_size + place in it

@@ -129,7 +129,7 @@ std::int64_t step_bytes(const ModelConfig& config, std::int64_t tokens, std::int
   const std::int64_t mlp = part(4 * tokens * config.intermediate) + std::max(scratch.gate_up, scratch.down);
   const std::int64_t head = 2 * part(2 * wanted * config.hidden) + (wanted == 0 ? 0 : scratch.head);
   // The residual and what is added to it live through the whole step.
-  return 2 * part(2 * tokens * config.hidden) + std::max({attend, mlp, head}) + 8 * kPart;
+  return 2 * part(2 * tokens * config.hidden) + scratch.prompts + std::max({attend, mlp, head}) + 8 * kPart;
 }
 
 StepScratch input_scratch(const ModelConfig& config, std::int64_t tokens, std::int64_t wanted, DType dtype,

@@ -20,6 +20,7 @@ inline constexpr std::int64_t kOthersBytes = std::int64_t{512} << 20;
 struct StepScratch {
   std::int64_t qkv = 0, output = 0, gate_up = 0, down = 0, head = 0;
   std::int64_t attention = 0;
+  std::int64_t prompts = 0;  // where prompts of unequal lengths begin: lives through the whole step
 };
 // Activations and scratch of a step in which `wanted` of `tokens` rows go through the head: what the decoder
 // on a card takes from its arena.

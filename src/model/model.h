@@ -63,7 +63,7 @@ struct Batch {
   std::span<const std::int32_t> wanted_rows;  // token indices whose logits are wanted, ascending
 };
 
-// On a card: who computes the attention of whole prompts of equal lengths.
+// On a card: who computes the attention of whole prompts.
 enum class AttentionChoice {
   kAuto,  // cuDNN where it is there and has a plan, else our own kernel
   kOwn,   // our own kernel, as for everything else

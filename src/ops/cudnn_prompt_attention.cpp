@@ -26,6 +26,8 @@ namespace fe = cudnn_frontend;
 
 // Before it, grouped queries of prompts were not yet what they are on Hopper.
 constexpr std::size_t kOldestVersion = 90500;
+// Before it, prompts without a token among others were not yet allowed.
+constexpr std::size_t kOldestForUnequal = 90600;
 
 const SharedLibrary& library() {
   static const SharedLibrary found(library_paths().cudnn, {"libcudnn.so.9", "libcudnn.so"});
@@ -42,7 +44,19 @@ std::size_t library_version() {
   return fe::detail::get_backend_version();
 }
 
-enum Tensor : std::int64_t { kQuery = 1, kKey, kValue, kOut };
+enum Tensor : std::int64_t {
+  kQuery = 1,
+  kKey,
+  kValue,
+  kOut,
+  // Of unequal lengths. The library wants a tensor for each use, some of which share their memory.
+  kQueryLengths,
+  kKeyLengths,
+  kQueryOffsets,
+  kKeyOffsets,
+  kValueOffsets,
+  kOutOffsets
+};
 
 // A view of `heads` heads of every token.
 fe::graph::Tensor_attributes heads_of(const PromptShape& shape, Tensor which, std::int64_t heads,
@@ -51,6 +65,14 @@ fe::graph::Tensor_attributes heads_of(const PromptShape& shape, Tensor which, st
       .set_uid(which)
       .set_dim({shape.sequences, heads, shape.length, shape.head_dim})
       .set_stride({shape.length * ld, shape.head_dim, ld, 1});
+}
+
+fe::graph::Tensor_attributes indices(Tensor which, std::int64_t count, fe::DataType_t type) {
+  return fe::graph::Tensor_attributes()
+      .set_uid(which)
+      .set_dim({count, 1, 1, 1})
+      .set_stride({1, 1, 1, 1})
+      .set_data_type(type);
 }
 
 }  // namespace
@@ -116,15 +138,33 @@ std::shared_ptr<fe::graph::Graph> PromptAttention::State::make_plan(const Key& k
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
-  const auto query = graph->tensor(heads_of(shape, kQuery, shape.heads, ld));
-  const auto keys = graph->tensor(heads_of(shape, kKey, shape.kv_heads, ld));
-  const auto values = graph->tensor(heads_of(shape, kValue, shape.kv_heads, ld));
-  const auto options =
-      fe::graph::SDPA_attributes().set_generate_stats(false).set_causal_mask(true).set_attn_scale(
-          static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim))));
+  fe::graph::Tensor_attributes q = heads_of(shape, kQuery, shape.heads, ld);
+  fe::graph::Tensor_attributes k = heads_of(shape, kKey, shape.kv_heads, ld);
+  fe::graph::Tensor_attributes v = heads_of(shape, kValue, shape.kv_heads, ld);
+  auto options = fe::graph::SDPA_attributes().set_generate_stats(false).set_causal_mask(true).set_attn_scale(
+      static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim))));
+  std::shared_ptr<fe::graph::Tensor_attributes> out_offsets;
+  if (shape.unequal) {
+    if (version < kOldestForUnequal) return nullptr;
+    const auto lengths = [&](Tensor which) {
+      return graph->tensor(indices(which, shape.sequences, fe::DataType_t::INT32));
+    };
+    const auto offsets = [&](Tensor which) {
+      return graph->tensor(indices(which, shape.sequences + 1, fe::DataType_t::INT64));
+    };
+    q.set_ragged_offset(offsets(kQueryOffsets));
+    k.set_ragged_offset(offsets(kKeyOffsets));
+    v.set_ragged_offset(offsets(kValueOffsets));
+    out_offsets = offsets(kOutOffsets);
+    options.set_padding_mask(true).set_seq_len_q(lengths(kQueryLengths)).set_seq_len_kv(lengths(kKeyLengths));
+  }
+  const auto query = graph->tensor(q);
+  const auto keys = graph->tensor(k);
+  const auto values = graph->tensor(v);
   const auto [out, stats] = graph->sdpa(query, keys, values, options);
   const fe::graph::Tensor_attributes like = heads_of(shape, kOut, shape.heads, ldout);
   out->set_output(true).set_uid(kOut).set_dim(like.get_dim()).set_stride(like.get_stride());
+  if (out_offsets) out->set_ragged_offset(out_offsets);
   if (!graph->build(handle, {fe::HeurMode_t::A}).is_good()) return nullptr;
   return graph->get_workspace_size() <= kPromptWorkspace ? graph : nullptr;
 }
@@ -156,6 +196,13 @@ void PromptAttention::run(const PromptShape& shape, const PromptArgs& args, void
   std::byte* const keys = query + 2 * shape.heads * shape.head_dim;
   std::unordered_map<std::int64_t, void*> tensors{
       {kQuery, query}, {kKey, keys}, {kValue, keys + 2 * shape.kv_heads * shape.head_dim}, {kOut, args.out}};
+  if (shape.unequal) {
+    // The library only reads them.
+    const auto add = [&](Tensor which, const void* data) { tensors[which] = const_cast<void*>(data); };
+    for (const Tensor which : {kQueryLengths, kKeyLengths}) add(which, args.lengths);
+    for (const Tensor which : {kQueryOffsets, kKeyOffsets, kValueOffsets}) add(which, args.offsets);
+    add(kOutOffsets, args.offsets_out);
+  }
   auto status = found->second->execute(state_->handle, tensors, args.workspace);
   if (!status.is_good()) {
     fail(ErrorKind::kInternal, "attention of {} prompts of {}: {}", shape.sequences, shape.length,

@@ -186,6 +186,28 @@ TEST_P(CudaModelTest, PromptsOfEqualLengthsAreTheCpus) {
   }
 }
 
+// The same of unequal ones, some of which are cuDNN's in one step; a single long one, too.
+TEST_P(CudaModelTest, PromptsOfUnequalLengthsAreTheCpus) {
+  const CudaModelCase& c = GetParam();
+  const Model cpu = make(DeviceKind::kCpu);
+  const std::int64_t vocab = cpu.config().vocab;
+  const double limit = limit_of(c);
+  Rollout expected(cpu, 3, 24);
+  const std::vector<std::vector<std::int32_t>> prompts{
+      some_tokens(301, vocab, 71), some_tokens(77, vocab, 72), some_tokens(130, vocab, 73)},
+      next{some_tokens(1, vocab, 74), some_tokens(1, vocab, 75), some_tokens(9, vocab, 76)};
+  const std::vector<float> first = expected.step(prompts), second = expected.step(next);
+  const std::vector<std::vector<std::int32_t>> alone{some_tokens(333, vocab, 77)};
+  const std::vector<float> single = Rollout(cpu, 1, 24).step(alone);
+  for (const AttentionChoice attention : {AttentionChoice::kAuto, AttentionChoice::kOwn}) {
+    const Model card = make(DeviceKind::kCuda, WeightPolicy::kFastest, attention);
+    Rollout got(card, 3, 24);
+    EXPECT_LT(relative_distance(got.step(prompts), first), limit) << card.summary().attention;
+    EXPECT_LT(relative_distance(got.step(next), second), limit) << card.summary().attention;
+    EXPECT_LT(relative_distance(Rollout(card, 1, 24).step(alone), single), limit) << card.summary().attention;
+  }
+}
+
 TEST_P(CudaModelTest, TwiceTheSameBitsAndChunksAreTheWhole) {
   const Model card = make(DeviceKind::kCuda, WeightPolicy::kSmallest);
   const std::int64_t vocab = card.config().vocab;
