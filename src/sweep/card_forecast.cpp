@@ -28,7 +28,10 @@ constexpr std::int64_t kSumsOfTile = 256 * kMiB;  // cusparselt: INT32 or FP32 s
 constexpr double kHopperShare = 0.625, kAdaShare = 0.75;
 
 // Linears in the order of native's registers: blocks of 64 rows, whole stages of K.
-std::int64_t native_bytes(const ModelConfig& config, Pattern pattern, const std::string& layout) {
+std::int64_t native_bytes(const ModelConfig& config, DType dtype, Pattern pattern,
+                          const std::string& layout) {
+  const auto element = static_cast<int>(dtype_size(dtype));
+  const int vectors = dtype == DType::kBF16 ? 4 : 8;  // bytes of a row's scale and bias in FP32
   std::int64_t bytes = 0;
   for (const FusedGroup& group : weight_table(config).groups) {
     std::int64_t rows = 0;
@@ -36,15 +39,15 @@ std::int64_t native_bytes(const ModelConfig& config, Pattern pattern, const std:
     const std::int64_t k = group.members.front().k;
     sm90::Schedule schedule;
     if (pattern.is_dense()) {
-      schedule = sm90::schedule_of(0, k);
+      schedule = sm90::schedule_of(0, k, element);
     } else if (layout == "split") {
       const SplitShape shape = split_shape(pattern, k);
-      schedule = sm90::schedule_of(shape.sparse, shape.dense);
+      schedule = sm90::schedule_of(shape.sparse, shape.dense, element);
     } else {
-      schedule = sm90::schedule_of(pattern.lifted_k(k), 0);
+      schedule = sm90::schedule_of(pattern.lifted_k(k), 0, element);
     }
     const std::int64_t padded = (rows + sm90::kBlockRows - 1) / sm90::kBlockRows * sm90::kBlockRows;
-    bytes += padded / sm90::kBlockRows * schedule.block_bytes() + 8 * padded;  // scale and bias in FP32
+    bytes += padded / sm90::kBlockRows * schedule.block_bytes() + vectors * padded;
   }
   return bytes;
 }
@@ -83,12 +86,8 @@ Kept kept_by(const KnownCard& card, const std::string& backend, const ModelConfi
   } else if (backend == "cutlass") {
     kept.bytes = packed_linear_bytes(config, dtype, Pattern());
   } else if (backend == "native") {
-    if (dtype == DType::kBF16) {
-      kept.why = "native has FP8 and INT8";
-    } else {
-      kept.bytes = native_bytes(config, pattern, layout);
-      if (layout != "split") kept.lifted = pattern;
-    }
+    kept.bytes = native_bytes(config, dtype, pattern, layout);
+    if (layout != "split") kept.lifted = pattern;
   } else {
     kept.why = fmt::format("{} does not run on a card", backend);
   }

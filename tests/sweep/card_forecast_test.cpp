@@ -87,15 +87,17 @@ TEST(CardForecast, KernelsThatACardHasNot) {
 
 // .8125 bytes a weight at 6:8 split, .625 at 2:4, 1 dense; slid 6:8 is 1.5 of 2:4.
 TEST(CardForecast, BytesOfOurOwnFormsOfWeights) {
-  const auto bytes = [](const char* pattern, const char* layout) {
+  const auto bytes = [](const char* pattern, const char* layout, const char* dtype = "fp8") {
     return static_cast<double>(
-        one("h200", cell_of(Phase::kPrefill, "qwen2.5-7b", "fp8", "native", pattern, 512, layout))
+        one("h200", cell_of(Phase::kPrefill, "qwen2.5-7b", dtype, "native", pattern, 512, layout))
             .weight_bytes);
   };
   const double dense = bytes("dense", "slide");
   EXPECT_NEAR(bytes("6:8", "split") / dense, 0.8125, 0.003);
   EXPECT_NEAR(bytes("2:4", "split") / dense, 0.625, 0.003);
   EXPECT_NEAR(bytes("6:8", "slide") / dense, 0.625 * 1.5, 0.003);
+  EXPECT_NEAR(bytes("6:8", "split", "bf16") / dense, 1.5625, 0.006);
+  EXPECT_NEAR(bytes("2:4", "split", "bf16") / dense, 1.125, 0.006);
 }
 
 TEST(CardForecast, AMemoryLimitCountsInsteadOfTheCard) {

@@ -29,6 +29,17 @@ constexpr int kMostSplits = 8;  // blocks of a cluster
 // Tile counts and coordinates are 32-bit numbers.
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 30;
 
+const char* product_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF8E4M3:
+      return "fp8 fast-accum";
+    case DType::kI8:
+      return "int8";
+    default:
+      return "bf16";
+  }
+}
+
 // Every variant twice: for weights with 2:4 steps and for dense ones.
 std::vector<KernelDesc> list_kernels() {
   std::vector<KernelDesc> list;
@@ -36,9 +47,8 @@ std::vector<KernelDesc> list_kernels() {
     for (const Variant& variant : sm90::variants()) {
       KernelDesc kernel;
       kernel.backend = "native";
-      kernel.name =
-          fmt::format("native/{} {} {}", variant.dtype == DType::kF8E4M3 ? "fp8 fast-accum" : "int8",
-                      sparse ? "sparse" : "dense", variant_name(variant));
+      kernel.name = fmt::format("native/{} {} {}", product_name(variant.dtype), sparse ? "sparse" : "dense",
+                                variant_name(variant));
       kernel.sparse = sparse;
       kernel.id = static_cast<int>(list.size());
       list.push_back(std::move(kernel));
@@ -75,22 +85,24 @@ Lanes lanes_of(const GemmDesc& desc) {
 }
 Schedule schedule_of(const GemmDesc& desc) {
   const Lanes lanes = lanes_of(desc);
-  return sm90::schedule_of(lanes.sparse, lanes.dense);
+  return sm90::schedule_of(lanes.sparse, lanes.dense, static_cast<int>(dtype_size(desc.w)));
 }
 
 std::int64_t blocks_of(const GemmDesc& desc) {
   return ceil_div(desc.n, sm90::kBlockRows);
 }
 std::int64_t vector_bytes_of(const GemmDesc& desc) {
-  return blocks_of(desc) * sm90::kBlockRows * 4 * (desc.bias ? 2 : 1);
+  const int vectors = (desc.w == DType::kBF16 ? 0 : 1) + (desc.bias ? 1 : 0);
+  return blocks_of(desc) * sm90::kBlockRows * 4 * vectors;
 }
 
-// Activations of a panel should stay in half of the L2 (measured: 16 tiles of 256 tokens at K = 3584, 8 at
-// 18944).
+// Activations of a panel should stay in half of the L2 (measured with 8 bits: 16 tiles of 256 tokens at
+// K = 3584, 8 at 18944).
 int usual_panel(const GemmDesc& desc, const Variant& variant) {
   constexpr std::int64_t kPanelTokens = 4096;
-  constexpr std::int64_t kLongK = 8192;
-  const std::int64_t tokens = schedule_of(desc).lanes() > kLongK ? kPanelTokens / 2 : kPanelTokens;
+  constexpr std::int64_t kLongRow = 8192;  // bytes
+  const std::int64_t row = std::int64_t{schedule_of(desc).stages()} * sm90::kStageBytes;
+  const std::int64_t tokens = row > kLongRow ? kPanelTokens / 2 : kPanelTokens;
   return static_cast<int>(tokens / variant.tile_tokens);
 }
 
@@ -124,8 +136,9 @@ Settings read_settings(const GemmDesc& desc, const KernelDesc& kernel) {
     } else if (word.first == "splits" && variant.split_blocks > 0) {
       settings.splits = static_cast<int>(config_number(word, kMostSplits, 1));
       if (settings.splits > schedule_of(desc).stages()) {
-        fail_input("kernel setting splits={}: K has {} parts of {}", settings.splits,
-                   schedule_of(desc).stages(), sm90::kStageLanes);
+        const Schedule schedule = schedule_of(desc);
+        fail_input("kernel setting splits={}: K has {} parts of {}", settings.splits, schedule.stages(),
+                   schedule.lanes() / schedule.stages());
       }
     } else {
       fail_input("kernel setting {}={}: panel=1..{} is possible, and with split-k kernels splits=1..{}",
@@ -146,7 +159,7 @@ double expected_cycles(const GemmDesc& desc, const Variant& variant) {
   const double products = steps * consumers * variant.tile_tokens / 2;
   const double bytes =
       consumers * static_cast<double>(schedule.block_bytes()) +
-      double{1} * variant.tile_tokens / variant.cluster * static_cast<double>(schedule.lanes());
+      double{1} * variant.tile_tokens / variant.cluster * schedule.stages() * sm90::kStageBytes;
   const auto tiles =
       static_cast<double>(ceil_div(desc.n, std::int64_t{variant.tile_channels} * variant.cluster) *
                           ceil_div(desc.m, variant.tile_tokens));
@@ -185,8 +198,8 @@ std::vector<std::int32_t> scheduled_order(const WeightSource& source, const Sche
   order.reserve(source.perm.size());
   for (int step = 0; step < 2 * schedule.stages(); ++step) {
     const sm90::Step at = step_at(schedule, step);
-    const std::int64_t first = std::int64_t{at.number} * sm90::kStepLanes;
-    const std::int64_t end = std::min(first + sm90::kStepLanes, at.sparse ? lanes.sparse : lanes.dense);
+    const std::int64_t first = std::int64_t{at.number} * schedule.step_lanes();
+    const std::int64_t end = std::min(first + schedule.step_lanes(), at.sparse ? lanes.sparse : lanes.dense);
     const std::int64_t base = at.sparse ? 0 : lanes.sparse;
     for (std::int64_t lane = first; lane < end; ++lane)
       order.push_back(source.perm[static_cast<std::size_t>(base + lane)]);

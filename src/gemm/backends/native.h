@@ -7,7 +7,7 @@
 
 namespace slidesparse {
 
-// Our own kernels for Hopper, FP8 and INT8 (src/kernels/sm90): weights in register-fragment order, 2:4 steps
+// Our own kernels for Hopper, FP8, INT8 and BF16 (src/kernels/sm90): weights in register-fragment order, 2:4 steps
 // of K on the sparse tensor cores and dense ones beside them. Split weights run as they are split; packed 2:4
 // ones, and packed ones slid to 2:4, all sparse; dense ones all dense. Scales and bias inside the kernel, one
 // rounding. FP8 sums stay in the tensor cores ("fast-accum"). One copy of the weights serves every M.

@@ -16,15 +16,15 @@ struct Plan {
   std::uint8_t* blocks = nullptr;
 };
 
-__device__ inline const std::uint8_t* row_values(const StoredRows& rows, std::int64_t row) {
-  return rows.values + row * (2 * rows.windows + rows.dense_lanes);
+std::int64_t __host__ __device__ row_bytes(const StoredRows& rows, const Schedule& schedule) {
+  return (2 * rows.windows + rows.dense_lanes) * schedule.element_bytes;
 }
 
 // Four bytes from `at` on of a row's part [begin, begin + count), zero behind it.
-__device__ inline std::uint32_t four_bytes(const StoredRows& rows, std::int64_t row, std::int64_t begin,
+__device__ inline std::uint32_t four_bytes(const Plan& p, std::int64_t row, std::int64_t begin,
                                            std::int64_t count, std::int64_t at) {
-  if (row >= rows.rows) return 0;
-  const std::uint8_t* part = row_values(rows, row) + begin;
+  if (row >= p.rows.rows) return 0;
+  const std::uint8_t* part = p.rows.values + row * row_bytes(p.rows, p.schedule) + begin;
   std::uint32_t word = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -58,12 +58,13 @@ __global__ void __launch_bounds__(kWarpgroup) format_kernel(const __grid_constan
   const std::int64_t block = blockIdx.y;
   const Step step = step_at(p.schedule, static_cast<int>(blockIdx.x));
   std::uint8_t* const out = p.blocks + block * p.schedule.block_bytes() + step.offset;
-  const std::int64_t kept = 2 * p.rows.windows;
+  const int element = p.schedule.element_bytes;
+  const std::int64_t kept = 2 * p.rows.windows * element;
   const auto words = [&](std::int64_t begin, std::int64_t count, std::int64_t first) {
     std::uint32_t a[4];
 #pragma unroll
     for (int reg = 0; reg < 4; ++reg) {
-      a[reg] = four_bytes(p.rows, block * kBlockRows + fragment_row(thread, reg), begin, count,
+      a[reg] = four_bytes(p, block * kBlockRows + fragment_row(thread, reg), begin, count,
                           first + fragment_byte(thread, reg));
     }
     return make_uint4(a[0], a[1], a[2], a[3]);
@@ -72,19 +73,25 @@ __global__ void __launch_bounds__(kWarpgroup) format_kernel(const __grid_constan
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       reinterpret_cast<uint4*>(out)[half * kWarpgroup + thread] =
-          words(kept, p.rows.dense_lanes, std::int64_t{step.number} * kStepLanes + 32 * half);
+          words(kept, p.rows.dense_lanes * element, std::int64_t{step.number} * kStepBytes + 32 * half);
     }
     return;
   }
-  reinterpret_cast<uint4*>(out)[thread] = words(0, kept, std::int64_t{step.number} * (kStepLanes / 2));
+  reinterpret_cast<uint4*>(out)[thread] = words(0, kept, std::int64_t{step.number} * (kStepBytes / 2));
   std::uint32_t metadata = kIdleMetadata;
-  const std::int64_t row = block * kBlockRows + metadata_row(thread);
-  const std::int64_t first = std::int64_t{step.number} * kQuadsOfStep + metadata_quad(thread);
-  for (int i = 0; i < 8 && row < p.rows.rows && first + i < p.rows.windows; ++i) {
-    metadata &= ~(15u << (4 * i));
-    metadata |= window_indices<kN>(p.rows, row, first + i) << (4 * i);
+  const MetadataPlace place = metadata_place(thread, element);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t row = block * kBlockRows + place.row[half];
+    const std::int64_t first = std::int64_t{step.number} * (p.schedule.step_lanes() / 4) + place.quad[half];
+    for (int i = 0; i < 4 && row < p.rows.rows && first + i < p.rows.windows; ++i) {
+      const int bit = 16 * half + 4 * i;
+      metadata &= ~(15u << bit);
+      metadata |= window_indices<kN>(p.rows, row, first + i) << bit;
+    }
   }
-  reinterpret_cast<std::uint32_t*>(out + kValueBytes)[thread] = metadata;
+  // Where two threads hold the same word both write it.
+  reinterpret_cast<std::uint32_t*>(out + kValueBytes)[metadata_word(thread, element)] = metadata;
 }
 
 template <int kN>
@@ -99,10 +106,9 @@ int format_fragments(const StoredRows& rows, const Schedule& schedule, std::uint
   constexpr std::int64_t kMostBlocks = 65535;  // of a grid's second dimension
   const auto queue = static_cast<cudaStream_t>(stream);
   const std::int64_t count = (rows.rows + kBlockRows - 1) / kBlockRows;
-  const std::int64_t stride = 2 * rows.windows + rows.dense_lanes;
   for (std::int64_t first = 0; first < count; first += kMostBlocks) {
     Plan plan{rows, schedule, blocks + first * schedule.block_bytes()};
-    plan.rows.values += first * kBlockRows * stride;
+    plan.rows.values += first * kBlockRows * row_bytes(rows, schedule);
     if (rows.codes != nullptr) plan.rows.codes += first * kBlockRows * rows.code_bytes;
     plan.rows.rows -= first * kBlockRows;
     const dim3 grid(static_cast<unsigned>(2 * schedule.stages()),

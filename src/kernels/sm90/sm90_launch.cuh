@@ -15,7 +15,9 @@ template <class C>
 int activations_map(const Product& product, CUtensorMap* map) {
   MatrixMap x;
   x.data = const_cast<void*>(product.x);
-  x.columns = x.stride_bytes = product.schedule.lanes();
+  x.element_bytes = C::kElementBytes;
+  x.columns = product.schedule.lanes();
+  x.stride_bytes = x.columns * C::kElementBytes;
   x.rows = product.tokens;
   x.box_rows = C::kTokens / C::kCluster;
   return make_tensor_map(x, map);

@@ -18,7 +18,7 @@
 //   after the last stage: sums * scales + bias -> BF16, transposed into shared memory, stored by the engine
 //   while the next tile begins.
 //
-// Shared memory: stages x {X tile [tokens][128 lanes], swizzled; weights of each warpgroup, 8 KiB}, the store
+// Shared memory: stages x {X tile [tokens][128 bytes], swizzled; weights of each warpgroup, 8 KiB}, the store
 // buffer [tokens][64 channels] of each warpgroup, token scales, barriers.
 //
 // Registers at 128x256 (two consumers, 232 each, the producer 40): 128 sums, up to 16 for two steps' weights.
@@ -54,7 +54,10 @@ struct Config {
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 232;
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40;
 
-  static constexpr int kTileBytes = Tokens * kStageLanes;
+  static constexpr int kElementBytes = T == DType::kBF16 ? 2 : 1;
+  static constexpr bool kScaled = T != DType::kBF16;
+  static constexpr int kSparseStepBytes = sparse_step_bytes(kElementBytes);
+  static constexpr int kTileBytes = Tokens * kStageBytes;
   // Of a stage and warpgroup, at most.
   static constexpr int kWeightBytes = kDenseStepBytes + (DensePairs ? kDenseStepBytes : kSparseStepBytes);
   static constexpr int kStoreBytes = SplitBlocks > 0 ? 0 : StoreTokens* kBlockRows * 2;  // of a chunk
@@ -92,9 +95,10 @@ struct Ring {
 };
 
 // Bytes of a stage's weights of one warpgroup.
+template <class C>
 __device__ __forceinline__ int stage_bytes(const Schedule& schedule, int stage) {
-  return stage < schedule.both                    ? 2 * kSparseStepBytes
-         : stage < schedule.both + schedule.mixed ? kSparseStepBytes + kDenseStepBytes
+  return stage < schedule.both                    ? 2 * C::kSparseStepBytes
+         : stage < schedule.both + schedule.mixed ? C::kSparseStepBytes + kDenseStepBytes
                                                   : 2 * kDenseStepBytes;
 }
 
@@ -111,7 +115,7 @@ __device__ __forceinline__ void produce_tile(const CUtensorMap* x_map, const Sch
   const std::uint32_t full = shared + C::kBarriersAt, free = full + 8 * C::kStages;
   const std::int64_t block_bytes = schedule.block_bytes();
   const auto load_weights = [&](int stage, int place) {
-    const int bytes = stage_bytes(schedule, stage);
+    const int bytes = stage_bytes<C>(schedule, stage);
     barrier_expect(full + 8 * place, C::kTileBytes + here * bytes);
 #pragma unroll
     for (int w = 0; w < C::kConsumers; ++w) {
@@ -131,7 +135,7 @@ __device__ __forceinline__ void produce_tile(const CUtensorMap* x_map, const Sch
       load_weights(i, ring.stage);
     }
     load_box<kShared>(shared + ring.stage * C::kTileBytes + rank * (C::kTileBytes / C::kCluster), x_map,
-                      i * kStageLanes, row, full + 8 * ring.stage, kEverybody);
+                      i * (kStageBytes / C::kElementBytes), row, full + 8 * ring.stage, kEverybody);
     ring.advance();
   }
 }
@@ -157,14 +161,16 @@ struct SparseWeights {
   std::uint32_t a[4];
   std::uint32_t metadata;
 
+  template <int kElementBytes>
   __device__ __forceinline__ void load(std::uint32_t from, int thread) {
     load_shared(a, from + thread * 16);
-    metadata = load_shared_word(from + kValueBytes + thread * 4);
+    metadata = load_shared_word(from + kValueBytes + metadata_word(thread, kElementBytes) * 4);
   }
 };
 struct DenseWeights {
   std::uint32_t a[8];
 
+  template <int kElementBytes>
   __device__ __forceinline__ void load(std::uint32_t from, int thread) {
     load_shared(a, from + thread * 16);
     load_shared(a + 4, from + kValueBytes + thread * 16);
@@ -178,7 +184,7 @@ __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) 
   constexpr std::uint64_t kEightRows = std::uint64_t{1024 / 16} << 32;
   return kSwizzle128 | kEightRows | std::uint64_t{1} << 16 | address >> 4;
 }
-constexpr int kStepUnits = kStepLanes / 16;  // of a descriptor's address, from step to step
+constexpr int kStepUnits = kStepBytes / 16;  // of a descriptor's address, from step to step
 
 template <class C>
 struct Consumer {
@@ -230,7 +236,7 @@ struct Consumer {
   template <class First, class Second>
   __device__ __forceinline__ void run(Sums& sums, int count, int& last) {
     constexpr bool kSparse = sizeof(First) == sizeof(SparseWeights);
-    constexpr int kSecondAt = kSparse ? kSparseStepBytes : kDenseStepBytes;
+    constexpr int kSecondAt = kSparse ? C::kSparseStepBytes : kDenseStepBytes;
     First first;
     Second second;
 #pragma unroll 1
@@ -239,13 +245,13 @@ struct Consumer {
           shared + C::kWeightsAt + (ring.stage * C::kConsumers + warpgroup) * C::kWeightBytes;
       const std::uint64_t tile = tile_descriptor(shared + ring.stage * C::kTileBytes);
       wait_full();
-      first.load(weights, thread);
+      first.template load<C::kElementBytes>(weights, thread);
       wgmma_fence();
       multiply(sums, first, tile, last >= 0 ? 1 : 0);
       wgmma_commit();
       wgmma_wait<1>();
       if (last >= 0) hand_back(last);
-      second.load(weights + kSecondAt, thread);
+      second.template load<C::kElementBytes>(weights + kSecondAt, thread);
       wgmma_fence();
       multiply(sums, second, tile + kStepUnits, 1);
       wgmma_commit();
@@ -268,7 +274,8 @@ __device__ __forceinline__ std::uint32_t two_bf16(float low, float high) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// Scales of a tile: those of this thread's two rows, and two tokens that it fetches for its warpgroup.
+// Scales of a tile: those of this thread's two rows, and two tokens that it fetches for its warpgroup. BF16
+// has none: 1 changes no bits.
 struct Scales {
   float row[2];
   float bias[2];
@@ -279,11 +286,13 @@ struct Scales {
     const int first = block * kBlockRows + fragment_row(thread, 0);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      row[i] = product.w_scale[first + 8 * i];
+      row[i] = C::kScaled ? product.w_scale[first + 8 * i] : 1.0f;
       // x + -0 is x for every x.
       bias[i] = product.bias != nullptr ? product.bias[first + 8 * i] : -0.0f;
       const std::int64_t at = std::int64_t{token_tile} * C::kTokens + 2 * thread + i;
-      token[i] = 2 * thread < C::kTokens && at < product.tokens ? product.x_scale[at] : 0.0f;
+      token[i] = 1.0f;
+      if constexpr (C::kScaled)
+        token[i] = 2 * thread < C::kTokens && at < product.tokens ? product.x_scale[at] : 0.0f;
     }
   }
 };

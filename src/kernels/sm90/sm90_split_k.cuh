@@ -67,7 +67,7 @@ __device__ __forceinline__ void add_and_store(const Product& product, std::uint3
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (token + i >= product.tokens) continue;
-      const float scale = product.x_scale[token + i];
+      const float scale = C::kScaled ? product.x_scale[token + i] : 1.0f;
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         if (channel + 8 * high >= product.channels) continue;

@@ -18,8 +18,8 @@ struct Product {
   Schedule schedule;                      // K
   const std::uint8_t* weights = nullptr;  // [ceil(channels / 64), schedule.block_bytes()]
   const void* x = nullptr;                // [tokens, schedule.lanes()], lanes in the schedule's order
-  const float* w_scale = nullptr;         // [channels, padded to 64]
-  const float* x_scale = nullptr;         // [tokens]
+  const float* w_scale = nullptr;         // [channels, padded to 64]; not read with BF16
+  const float* x_scale = nullptr;         // [tokens]; not read with BF16
   const float* bias = nullptr;            // [channels, padded to 64] or null
   void* out = nullptr;                    // out_dtype [tokens, channels], row stride ldout
   DType out_dtype = DType::kBF16;         // or kF32, which variants that split K can write
@@ -40,7 +40,7 @@ struct Variant {
   DType dtype = DType::kF8E4M3;
   int tile_channels = 0;
   int tile_tokens = 0;
-  int stages = 0;           // of 128 lanes of K in shared memory
+  int stages = 0;           // of 128 bytes of X's rows in shared memory
   int cluster = 1;          // blocks along the channels that share their tokens' tile
   bool dense_pairs = true;  // runs schedules that have stages of two dense steps
   int split_blocks =

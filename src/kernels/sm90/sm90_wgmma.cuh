@@ -4,9 +4,9 @@
 
 #include "slidesparse/core/dtype.h"
 
-// wgmma with the A operand, weights, in registers: D[64, N] += A[64, K] B[K, N], dense (K = 32) or 2:4
-// (K = 64). B, activations, is in shared memory, K contiguous. What a thread holds of A and of the metadata:
-// sm90_fragments.h; of D (w = t / 32, g = t % 32 / 4, q = t % 4):
+// wgmma with the A operand, weights, in registers: D[64, N] += A[64, K] B[K, N], dense (K: 32 bytes) or 2:4
+// (64 bytes). B, activations, is in shared memory, K contiguous. What a thread holds of A and of the
+// metadata: sm90_fragments.h; of D (w = t / 32, g = t % 32 / 4, q = t % 4):
 //
 //     d[4j], d[4j+1]     row 16w+g,   columns 8j+2q, 8j+2q+1
 //     d[4j+2], d[4j+3]   row 16w+g+8, the same columns
@@ -39,14 +39,14 @@ struct Wgmma;
 #define SLIDESPARSE_D(C, i) \
   C(d[i]), C(d[i + 1]), C(d[i + 2]), C(d[i + 3]), C(d[i + 4]), C(d[i + 5]), C(d[i + 6]), C(d[i + 7])
 
-#define SLIDESPARSE_WGMMA(TYPE, SUM, C, TEXT, SCALES, N, LIST, OUT, A, B, ADD, META)                         \
+#define SLIDESPARSE_WGMMA(TYPE, SUM, C, DENSE_K, SPARSE_K, TEXT, SCALES, N, LIST, OUT, A, B, ADD, META)      \
   template <>                                                                                                \
   struct Wgmma<TYPE, N> {                                                                                    \
     static __device__ __forceinline__ void dense(SUM* d, const std::uint32_t* a, std::uint64_t b, int add) { \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                   \
                    ", 0;\n"                                                                                  \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k32." TEXT " {" LIST "}, " A ", " B ", p" SCALES  \
-                   ";\n}"                                                                                    \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k" DENSE_K "." TEXT " {" LIST "}, " A ", " B      \
+                   ", p" SCALES ";\n}"                                                                       \
                    : OUT                                                                                     \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                          \
     }                                                                                                        \
@@ -54,18 +54,22 @@ struct Wgmma;
                                                   std::uint64_t b, int add) {                                \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD                                                   \
                    ", 0;\n"                                                                                  \
-                   "wgmma.mma_async.sp.sync.aligned.m64n" #N "k64." TEXT " {" LIST "}, " A ", " B ", " META  \
-                   ", 0, p" SCALES ";\n}"                                                                    \
+                   "wgmma.mma_async.sp.sync.aligned.m64n" #N "k" SPARSE_K "." TEXT " {" LIST "}, " A ", " B  \
+                   ", " META ", 0, p" SCALES ";\n}"                                                          \
                    : OUT                                                                                     \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "r"(metadata));           \
     }                                                                                                        \
   };
 
-// FP8 sums stay in FP32 accumulators of the tensor cores ("fast accumulation"); INT8 sums are exact.
-#define SLIDESPARSE_WGMMAS(N, LIST, OUT, A, B, ADD, META)                                                  \
-  SLIDESPARSE_WGMMA(DType::kF8E4M3, float, "+f", "f32.e4m3.e4m3", ", 1, 1", N, LIST, OUT("+f"), A, B, ADD, \
-                    META)                                                                                  \
-  SLIDESPARSE_WGMMA(DType::kI8, std::int32_t, "+r", "s32.s8.s8", "", N, LIST, OUT("+r"), A, B, ADD, META)
+// FP8 sums stay in FP32 accumulators of the tensor cores ("fast accumulation"); INT8 sums are exact. The
+// third number behind BF16's: B is not transposed.
+#define SLIDESPARSE_WGMMAS(N, LIST, OUT, A, B, ADD, META)                                                    \
+  SLIDESPARSE_WGMMA(DType::kF8E4M3, float, "+f", "32", "64", "f32.e4m3.e4m3", ", 1, 1", N, LIST, OUT("+f"),  \
+                    A, B, ADD, META)                                                                         \
+  SLIDESPARSE_WGMMA(DType::kI8, std::int32_t, "+r", "32", "64", "s32.s8.s8", "", N, LIST, OUT("+r"), A, B,   \
+                    ADD, META)                                                                               \
+  SLIDESPARSE_WGMMA(DType::kBF16, float, "+f", "16", "32", "f32.bf16.bf16", ", 1, 1, 0", N, LIST, OUT("+f"), \
+                    A, B, ADD, META)
 
 #define SLIDESPARSE_LIST8 SLIDESPARSE_R0
 #define SLIDESPARSE_OUT8(C) SLIDESPARSE_D(C, 0)

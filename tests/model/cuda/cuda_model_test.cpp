@@ -346,6 +346,9 @@ INSTANTIATE_TEST_SUITE_P(
                       4, 2, 128, false, Layout::kSplit, 1024},
         CudaModelCase{"llama_bf16_head_int8", Family::kLlama, DType::kBF16, "dense", DType::kI8, 4, 2, 64,
                       true, Layout::kPacked, 1024},
+        CudaModelCase{"llama_bf16_6of8_split", Family::kLlama, DType::kBF16, "6:8", DType::kBF16, 4, 2, 64,
+                      true, Layout::kSplit},
+        CudaModelCase{"qwen2_bf16_4of6", Family::kQwen2, DType::kBF16, "4:6", DType::kBF16, 4, 2, 128, false},
         CudaModelCase{"qwen3_int8_4of6", Family::kQwen3, DType::kI8, "4:6", DType::kBF16, 4, 2, 128, true}),
     [](const auto& which) { return which.param.name; });
 
