@@ -219,7 +219,7 @@ void run_model(const BenchCommand& command, BenchPhase phase, bool quiet) {
       if (!apart) break;
       const double start = now_seconds();
       references.push_back(std::make_shared<const GreedyReference>(
-          model.load(reference_options(model.options)), options.seed));
+          model.load(reference_options(model.options)), options.seed, options.kv_dtype));
       if (!quiet)
         spdlog::info("{}: reference of greedy outputs in {:.1f} s", model.name, now_seconds() - start);
     }

@@ -43,7 +43,8 @@ class Workload {
   void check(const GreedyReference& reference) {
     const DType head = subject_.model->linears_at(fit_.step_tokens, holding_).back().dtype;
     greedy_ = GreedyCheck();
-    greedy_.allowed = greedy_tolerance(subject_.model->summary(), head, options_.kv_dtype);
+    greedy_.allowed =
+        greedy_tolerance(subject_.model->summary(), subject_.model->config().layers, head, options_.kv_dtype);
     if (prefill_) {
       check_prompts(reference, fit_.step_tokens, prompt_);
       return;

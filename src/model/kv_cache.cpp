@@ -25,6 +25,8 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t pag
     fail(ErrorKind::kUsage, "KV cache of {}: BF16 and F8_E4M3 are possible", dtype_name(kind.dtype));
   if (kind.dtype != DType::kBF16 && device.kind == DeviceKind::kCpu)
     fail(ErrorKind::kUnsupported, "KV cache of {}: on a card only", dtype_name(kind.dtype));
+  if (kind.rounded && device.kind != DeviceKind::kCpu)
+    fail(ErrorKind::kUnsupported, "a KV cache that rounds to F8_E4M3 in BF16: on the CPU only");
   const std::int64_t layers = kind.current_layer ? 1 : config.layers;
   const std::optional<std::int64_t> bytes =
       checked_mul(pages, bytes_per_page(config, page_size, kind.dtype) / config.layers * layers);
@@ -44,7 +46,8 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t pag
   for (std::int64_t i = 0; i < config.layers; ++i) {
     std::byte* layer = static_cast<std::byte*>(data) + (kind.current_layer ? 0 : 2 * i * half);
     layers_.push_back({TensorView::contiguous(static_cast<void*>(layer), kind.dtype, shape, device),
-                       TensorView::contiguous(static_cast<void*>(layer + half), kind.dtype, shape, device)});
+                       TensorView::contiguous(static_cast<void*>(layer + half), kind.dtype, shape, device),
+                       kind.rounded});
   }
 }
 

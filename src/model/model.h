@@ -28,13 +28,16 @@ struct KvCacheKind {
   // Every layer uses the same pages: for steps that bring their sequences whole, so that nothing of an
   // earlier step is read.
   bool current_layer = false;
+  // On the CPU: BF16 that is rounded to E4M3 as it is written, so that a card's kF8E4M3 has its reference.
+  bool rounded = false;
 };
 
 // Where the keys and values of running sequences live: pages of `page_size` tokens for every layer. One
 // sequence is a batch of one.
 class KvCache {
  public:
-  // Throws kUsage for sizes that make no sense, kUnsupported for 8-bit keys on the CPU.
+  // Throws kUsage for sizes that make no sense, kUnsupported for 8-bit keys on the CPU and rounded ones on a
+  // card.
   KvCache(const ModelConfig& config, std::int64_t pages, std::int64_t page_size, Device device = {},
           KvCacheKind kind = {});
   std::int64_t pages() const { return pages_; }

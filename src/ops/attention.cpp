@@ -8,6 +8,7 @@
 #include "core/buffer.h"
 #include "core/checked.h"
 #include "core/fail.h"
+#include "core/numeric.h"
 #include "core/parallel.h"
 #include "kernels/cpu/ops_attention.h"
 #include "ops/checks.h"
@@ -234,6 +235,19 @@ void attend_decode(const Context& context, const Call& call, const std::vector<c
 
 }  // namespace
 
+namespace {
+
+void copy_row(const std::uint16_t* from, std::int64_t count, bool rounded, std::uint16_t* to) {
+  if (!rounded) {
+    std::memcpy(to, from, static_cast<std::size_t>(2 * count));
+    return;
+  }
+  for (std::int64_t i = 0; i < count; ++i)
+    to[i] = float_to_bf16(e4m3_to_float(float_to_e4m3(bf16_to_float(from[i]))));
+}
+
+}  // namespace
+
 void write_kv(const Context& context, const AttentionBatch& batch, const TensorView& k, const TensorView& v,
               const KvPages& pages) {
   check_device("write_kv", context);
@@ -254,10 +268,10 @@ void write_kv(const Context& context, const AttentionBatch& batch, const TensorV
           batch.block_tables[static_cast<std::size_t>(s * batch.max_blocks + position / page_size)];
       const std::int64_t to = (page * page_size + position % page_size) * row;
       const std::int64_t token = sequence.first_token + i;
-      std::memcpy(pages.keys.as<std::uint16_t>() + to, k.as<std::uint16_t>() + token * k.stride(0),
-                  static_cast<std::size_t>(2 * row));
-      std::memcpy(pages.values.as<std::uint16_t>() + to, v.as<std::uint16_t>() + token * v.stride(0),
-                  static_cast<std::size_t>(2 * row));
+      copy_row(k.as<std::uint16_t>() + token * k.stride(0), row, pages.rounded,
+               pages.keys.as<std::uint16_t>() + to);
+      copy_row(v.as<std::uint16_t>() + token * v.stride(0), row, pages.rounded,
+               pages.values.as<std::uint16_t>() + to);
     }
   }
 }

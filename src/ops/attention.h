@@ -12,6 +12,7 @@ namespace slidesparse {
 struct KvPages {
   TensorView keys;
   TensorView values;
+  bool rounded = false;  // write_kv rounds them to E4M3: what a cache of such codes would give back
 };
 
 // A ragged batch as attention sees it. Sequence s owns tokens cu_seqlens[s] .. cu_seqlens[s + 1] - 1 of this

@@ -58,10 +58,10 @@ class CardWatch {
 };
 
 // What a reference of random weights depends on: the numbers of this very build, too.
-std::string reference_name(const Cell& cell) {
+std::string reference_name(const Cell& cell, DType kv) {
   const std::string identity =
-      fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", cell.model, cell.dtype, cell.pattern, cell.layout,
-                  cell.options.head, cell.options.seed.value_or(1), kVersion, kCommit);
+      fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", cell.model, cell.dtype, cell.pattern, cell.layout,
+                  cell.options.head, cell.options.seed.value_or(1), dtype_name(kv), kVersion, kCommit);
   return "greedy-" + sha256_hex(identity).substr(0, 16);
 }
 
@@ -188,8 +188,10 @@ Model ModelRunner::make(const Cell& cell, const ModelOptions& options) const {
                        layers_for_speed(options_->device));
 }
 
-std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, const ModelOptions& options) {
-  if (reference_) return reference_;
+std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, const ModelOptions& options,
+                                                              DType kv) {
+  std::shared_ptr<const GreedyReference>& reference = references_[kv];
+  if (reference) return reference;
   const auto seed = static_cast<std::uint64_t>(cell.options.seed.value_or(1));
   // On the CPU random weights are not made twice: the model is its own reference, in other steps.
   const bool own = options.device == DeviceKind::kCpu && is_known_shape(cell.model);
@@ -197,23 +199,23 @@ std::shared_ptr<const GreedyReference> ModelRunner::reference(const Cell& cell, 
   // Rows of other backends have the same one. A directory's weights may change, and are there at once.
   std::filesystem::path file;
   if (!own && is_known_shape(cell.model)) {
-    file = std::filesystem::path(setup_.work) / reference_name(cell);
+    file = std::filesystem::path(setup_.work) / reference_name(cell, kv);
     if (auto known = GreedyReference::load(file))
-      return reference_ = std::make_shared<const GreedyReference>(std::move(*known));
+      return reference = std::make_shared<const GreedyReference>(std::move(*known));
   }
   loading_(true);
-  reference_ = own ? std::make_shared<const GreedyReference>(*model_, seed)
-                   : std::make_shared<const GreedyReference>(make(cell, reference_options(options)), seed);
+  reference = own ? std::make_shared<const GreedyReference>(*model_, seed, kv)
+                  : std::make_shared<const GreedyReference>(make(cell, reference_options(options)), seed, kv);
   if (!file.empty()) {
     try {
       std::filesystem::create_directories(setup_.work);
-      reference_->save(file);
+      reference->save(file);
     } catch (const std::exception& error) {  // then the next row makes its own
       spdlog::warn("a reference of greedy outputs is not kept: {}", error.what());
     }
   }
   loading_(false);
-  return reference_;
+  return reference;
 }
 
 const Model& ModelRunner::load(const Cell& cell, const ModelOptions& options) {
@@ -248,7 +250,7 @@ void ModelRunner::bench(const CellOrder& order, CellResult& result) {
     result.largest_m = fit.m;
     if (!order.smaller) return;
   }
-  const auto reference = this->reference(cell, planned.options);
+  const auto reference = this->reference(cell, planned.options, bench.kv_dtype);
   const Model& model = load(cell, planned.options);
   CardWatch watch(card);
   const BenchSubject subject{cell.model, &model, [&](std::int64_t) { return fit; }, reference};

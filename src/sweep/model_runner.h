@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -26,8 +27,8 @@ class ModelRunner {
   PlannedModel plan(const Cell& cell, const ModelOptions& options, const BenchModelOptions& bench);
   Model make(const Cell& cell, const ModelOptions& options) const;
   const Model& load(const Cell& cell, const ModelOptions& options);
-  // Of the cells' weights, made once.
-  std::shared_ptr<const GreedyReference> reference(const Cell& cell, const ModelOptions& options);
+  // Of the cells' weights and keys and values of that type, made once.
+  std::shared_ptr<const GreedyReference> reference(const Cell& cell, const ModelOptions& options, DType kv);
 
   const WorkerSetup& setup_;
   std::function<void(bool)> loading_;
@@ -35,7 +36,7 @@ class ModelRunner {
   ModelConfig config_;
   MemoryBudget budget_;  // of the card while nothing of ours is on it
   std::unique_ptr<WeightReader> shapes_;
-  std::shared_ptr<const GreedyReference> reference_;
+  std::map<DType, std::shared_ptr<const GreedyReference>> references_;  // by type of keys and values
   std::optional<Model> model_;
   WeightPolicy loaded_ = WeightPolicy::kFastest;
   bool validated_ = false;

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "core/dtype_words.h"
+#include "core/numeric.h"
 #include "engine/bench_model.h"
 #include "io/json.h"
 #include "model/model_test_tools.h"
@@ -95,6 +96,34 @@ TEST(GreedyReference, IsWhatTheModelSays) {
   EXPECT_EQ(reference.token(GreedyReference::kSequences + 1, 3), reference.token(1, 3));
 }
 
+// Keys and values in 8 bits are rounded ones, and nothing else changes.
+TEST(GreedyReference, RoundsKeysAndValuesAsAnFp8CacheDoes) {
+  const Model model = Model::load(test::golden("llama"));
+  const GreedyReference plain(model, 5), rounded(model, 5, DType::kF8E4M3);
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < GreedyReference::kPrompt; ++i) tokens.push_back(rounded.token(1, i));
+  KvCacheKind kind;
+  kind.rounded = true;
+  const KvCache cache(model.config(), 1, 32, {}, kind);
+  const test::Rows logits = test::run_step(model, cache, {{tokens, 0, test::pages_from(0, 1)}});
+  double moved = 0;
+  for (std::int64_t i = 0; i < GreedyReference::kPrompt; ++i) {
+    const std::vector<float>& row = logits[static_cast<std::size_t>(i)];
+    EXPECT_EQ(rounded.greedy(1, i), static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin()));
+    for (std::int32_t token = 0; token < 128; ++token)
+      moved = std::max(moved, std::abs(rounded.gap(1, i, token) - plain.gap(1, i, token)));
+  }
+  EXPECT_GT(moved, 1e-4);
+  EXPECT_LT(moved, 1.0);
+  const KvPages pages = cache.layer(0);
+  for (std::int64_t i = 0; i < GreedyReference::kPrompt * pages.keys.dim(2) * pages.keys.dim(3); ++i) {
+    for (const TensorView* view : {&pages.keys, &pages.values}) {
+      const float value = bf16_to_float(view->as<std::uint16_t>()[i]);
+      ASSERT_EQ(e4m3_to_float(float_to_e4m3(value)), value) << i;
+    }
+  }
+}
+
 // Another token is an error only beyond what rounding may do.
 TEST(GreedyCheck, ATieMayFallEitherWay) {
   const GreedyReference reference(Model::load(test::golden("qwen2")), 1);
@@ -129,12 +158,15 @@ TEST(GreedyCheck, AnythingInFp8MayBeFurtherOff) {
   ModelSummary summary;
   for (const char* dtype : {"int8", "bf16"}) {
     summary.dtype = dtype;
-    EXPECT_EQ(greedy_tolerance(summary, DType::kBF16, DType::kBF16), 0.5);
-    EXPECT_EQ(greedy_tolerance(summary, DType::kF8E4M3, DType::kBF16), 1.0);
-    EXPECT_EQ(greedy_tolerance(summary, DType::kI8, DType::kF8E4M3), 1.0);
+    EXPECT_EQ(greedy_tolerance(summary, 16, DType::kBF16, DType::kBF16), 0.5);
+    EXPECT_EQ(greedy_tolerance(summary, 16, DType::kF8E4M3, DType::kBF16), 1.0);
+    EXPECT_EQ(greedy_tolerance(summary, 16, DType::kI8, DType::kF8E4M3), 1.0);
+    EXPECT_EQ(greedy_tolerance(summary, 2, DType::kBF16, DType::kBF16), 0.5);
+    EXPECT_EQ(greedy_tolerance(summary, 64, DType::kBF16, DType::kBF16), 1.0);
   }
   summary.dtype = "fp8";
-  EXPECT_EQ(greedy_tolerance(summary, DType::kBF16, DType::kBF16), 1.0);
+  EXPECT_EQ(greedy_tolerance(summary, 16, DType::kBF16, DType::kBF16), 1.0);
+  EXPECT_NEAR(greedy_tolerance(summary, 48, DType::kBF16, DType::kBF16), 1.732, 1e-3);
 }
 
 // The same weights by other kernels in other batches: every sequence and step of decode is compared, one

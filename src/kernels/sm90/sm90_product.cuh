@@ -81,6 +81,14 @@ struct ProductArgs {
   int blocks = 0;  // of 64 rows
 };
 
+// A launch's schedule, what the configuration knows of it as a constant.
+template <class C>
+__device__ __forceinline__ Schedule schedule_of(const ProductArgs& args) {
+  Schedule schedule = args.product.schedule;
+  schedule.element_bytes = C::kElementBytes;
+  return schedule;
+}
+
 // A stage's place in shared memory and the parity of its barriers.
 template <int kStages>
 struct Ring {
@@ -143,7 +151,7 @@ __device__ __forceinline__ void produce_tile(const CUtensorMap* x_map, const Sch
 template <class C>
 __device__ __forceinline__ void produce(const CUtensorMap* x_map, const ProductArgs& args,
                                         std::uint32_t shared, std::uint32_t rank, int cluster, int clusters) {
-  const Schedule schedule = args.product.schedule;
+  const Schedule schedule = schedule_of<C>(args);
   Ring<C::kStages> ring{0, 1};  // all stages are free
   for (int number = cluster; number < args.order.tiles(); number += clusters) {
     const Tile tile = tile_at(args.order, number);
@@ -347,7 +355,7 @@ template <class C>
 __device__ __forceinline__ void consume(const CUtensorMap* out_map, const ProductArgs& args,
                                         std::uint32_t shared, int warpgroup, std::uint32_t rank, int cluster,
                                         int clusters) {
-  const Schedule schedule = args.product.schedule;
+  const Schedule schedule = schedule_of<C>(args);
   Consumer<C> consumer{shared, warpgroup, static_cast<int>(threadIdx.x % kWarpgroup), {}};
   typename Consumer<C>::Sums sums;
   wait_for_predecessor();  // whose scales are read and whose output may be written

@@ -87,7 +87,7 @@ template <class C>
 __device__ __forceinline__ void consume_part(const ProductArgs& args, std::uint32_t shared, int warpgroup,
                                              int begin, int end, int block, int token_tile, int rank,
                                              int splits) {
-  const Schedule schedule = args.product.schedule;
+  const Schedule schedule = schedule_of<C>(args);
   Consumer<C> consumer{shared, warpgroup, static_cast<int>(threadIdx.x % kWarpgroup), {}};
   const bool real = block < args.blocks;
   typename Consumer<C>::Sums sums;
@@ -149,12 +149,12 @@ __global__ void __launch_bounds__(kSplitThreads<C>, C::kSplitBlocks)
   if (warpgroup == C::kConsumers) {
     if (threadIdx.x == C::kConsumers * kWarpgroup) {
       const int first = tile.group * C::kConsumers;
+      const Schedule schedule = schedule_of<C>(args);
       Ring<C::kStages> ring{0, 1};
-      produce_tile<C>(&x_map, args.product.schedule, begin, end,
-                      args.product.weights + first * args.product.schedule.block_bytes() +
-                          step_at(args.product.schedule, 2 * begin).offset,
-                      min(C::kConsumers, args.blocks - first), tile.token_tile * C::kTokens, shared, 0, true,
-                      ring);
+      produce_tile<C>(
+          &x_map, schedule, begin, end,
+          args.product.weights + first * schedule.block_bytes() + step_at(schedule, 2 * begin).offset,
+          min(C::kConsumers, args.blocks - first), tile.token_tile * C::kTokens, shared, 0, true, ring);
     }
     __syncwarp();
     cluster_sync();

@@ -13,25 +13,31 @@ Variant fp8_192x192();
 Variant fp8_128x128();
 Variant fp8_128x64();
 Variant fp8_128x64_split();
+Variant fp8_128x32_split();
 Variant fp8_128x16_split();
 Variant int8_128x256();
 Variant int8_192x192();
 Variant int8_128x128();
 Variant int8_128x64();
+Variant int8_128x64_split();
+Variant int8_128x32_split();
 Variant int8_128x16_split();
 Variant bf16_128x256();
 Variant bf16_128x256_mixed();
 Variant bf16_128x128();
 Variant bf16_128x64();
 Variant bf16_128x64_split();
+Variant bf16_128x32_split();
 Variant bf16_128x16_split();
 
 std::span<const Variant> variants() {
   static const std::array kVariants{
-      fp8_128x256(),      fp8_128x256_mixed(), fp8_192x192(),      fp8_128x128(),        fp8_128x64(),
-      fp8_128x64_split(), fp8_128x16_split(),  int8_128x256(),     int8_192x192(),       int8_128x128(),
-      int8_128x64(),      int8_128x16_split(), bf16_128x256(),     bf16_128x256_mixed(), bf16_128x128(),
-      bf16_128x64(),      bf16_128x64_split(), bf16_128x16_split()};
+      fp8_128x256(),        fp8_128x256_mixed(), fp8_192x192(),       fp8_128x128(),
+      fp8_128x64(),         fp8_128x64_split(),  fp8_128x32_split(),  fp8_128x16_split(),
+      int8_128x256(),       int8_192x192(),      int8_128x128(),      int8_128x64(),
+      int8_128x64_split(),  int8_128x32_split(), int8_128x16_split(), bf16_128x256(),
+      bf16_128x256_mixed(), bf16_128x128(),      bf16_128x64(),       bf16_128x64_split(),
+      bf16_128x32_split(),  bf16_128x16_split()};
   return kVariants;
 }
 
