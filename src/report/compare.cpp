@@ -78,6 +78,8 @@ Comparison compare_results(const Results& here, const Results& there) {
     ++met;
     const Figure* mine = cell.figure(main_figure(cell.phase));
     const Figure* other = there.cells[found->second].figure(main_figure(cell.phase));
+    const bool alike = unlike_words(cell.changes) == unlike_words(there.cells[found->second].changes);
+    if (mine != nullptr && other != nullptr && !alike) continue;
     if (mine != nullptr && other != nullptr && other->value > 0) {
       ComparedCell pair{i, found->second, ratio_of(*mine, *other), false};
       pair.changed = pair.ratio.spread && verdict(pair.ratio) != Verdict::kWithinSpread;

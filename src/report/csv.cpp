@@ -42,9 +42,9 @@ std::string line_of(const ReportView& view, std::size_t index) {
     line += other != nullptr ? fmt::format(",{}", other->value) : ",";
   }
   const AttemptOutcome outcome = cell.measured() ? AttemptOutcome{} : cell.last.value_or(AttemptOutcome{});
-  line += fmt::format(",{},{},{},{},{}\n", maybe(outcome.needed_bytes), maybe(outcome.free_bytes),
+  line += fmt::format(",{},{},{},{},{},{}\n", maybe(outcome.needed_bytes), maybe(outcome.free_bytes),
                       maybe(outcome.largest_m), csv_field(outcome.message),
-                      csv_field(repeat_command(cell, device)));
+                      csv_field(repeat_command(cell, device)), csv_field(changes_words(cell.changes)));
   return line;
 }
 
@@ -66,7 +66,7 @@ std::string to_csv(const ReportView& view) {
       "value,low,high,"
       "samples,speed_up,speed_up_low,speed_up_high";
   for (const char* name : kFigures) text += fmt::format(",{}", name);
-  text += ",needed_bytes,free_bytes,largest_m,message,command\n";
+  text += ",needed_bytes,free_bytes,largest_m,message,command,changed\n";
   for (std::size_t i = 0; i < view.results.cells.size(); ++i) text += line_of(view, i);
   return text;
 }

@@ -53,6 +53,7 @@ Json cell_json(const ReportView& view, std::size_t index) {
                {"m", maybe(cell.m)},        {"memory_limit", maybe(cell.memory_limit)},
                {"options", cell.options},   {"state", cell.state},
                {"attempts", cell.attempts}, {"machine", maybe(cell.machine)}};
+  json["changed"] = changes_words(cell.changes);
   json["speed_up"] = view.speed_ups[index] ? ratio_json(*view.speed_ups[index]) : Json(nullptr);
   json["figures"] = Json::object();
   for (const auto& [name, figure] : cell.figures) json["figures"][name] = figure_json(figure);

@@ -23,8 +23,9 @@ class Command {
     return *this;
   }
   Command& option(const char* name, const std::string& value) { return word(name).word(value); }
-  // An option of the cell, if it has it.
-  Command& from(const char* name, const char* key) {
+  // An option of the cell, if it has it, or what the measured attempt took instead.
+  Command& from(const char* name, const char* key, const std::string& instead = {}) {
+    if (!instead.empty()) return option(name, instead);
     if (!options_.is_object() || !options_.contains(key)) return *this;
     return option(name, text_of(options_[key]));
   }
@@ -98,10 +99,10 @@ std::string repeat_command(const ReportCell& cell, const std::string& device) {
   Command command(cell, "slidesparse bench");
   command.word(cell.phase).subject();
   if (cell.m) command.option("--m", fmt::format("{}", *cell.m));
-  command.place(device).from("--weights", "weights").from("--seed", "seed");
+  command.place(device).from("--weights", "weights", cell.changes.weights).from("--seed", "seed");
   if (cell.phase == "gemm") return command.text();
   if (cell.memory_limit) command.option("--memory-limit", fmt::format("{}", *cell.memory_limit));
-  command.from("--runs", "runs").from("--kv-cache-dtype", "kv_cache_dtype");
+  command.from("--runs", "runs").from("--kv-cache-dtype", "kv_cache_dtype", cell.changes.kv_cache_dtype);
   command.from("--head", "head");
   if (cell.phase == "decode") command.from("--steps", "steps").from("--prompt", "prompt");
   return command.text();

@@ -121,7 +121,7 @@ Indices load_attempts(const SqliteConnection& database, const Indices& cells, co
   SqliteStatement row(
       database,
       "SELECT attempt.cell, attempt.id, run.machine, class, message, needed_bytes, free_bytes, "
-      "largest_m, library_code, exit_status, signal, library, holders, log, seconds "
+      "largest_m, library_code, exit_status, signal, library, holders, log, seconds, changed "
       "FROM attempt JOIN run ON run.id = attempt.run "
       "LEFT JOIN outcome ON outcome.attempt = attempt.id ORDER BY attempt.cell, attempt.number");
   while (row.step()) {
@@ -139,6 +139,7 @@ Indices load_attempts(const SqliteConnection& database, const Indices& cells, co
     if (cell.last->kind == "ok") {
       good[index] = row.integer(1);
       cell.machine = machines.at(row.integer(2));
+      cell.changes = parse_changes(row.text(15));
     }
     cell.state = good[index] ? "ok" : cell.last->kind;
   }
@@ -167,14 +168,15 @@ void load_by_machine(const SqliteConnection& database, const Indices& cells, con
                      Results& results) {
   SqliteStatement row(
       database,
-      "SELECT attempt.cell, run.machine, name, unit, value, low, high, samples "
+      "SELECT attempt.cell, run.machine, name, unit, value, low, high, samples, changed "
       "FROM attempt JOIN run ON run.id = attempt.run "
       "JOIN outcome ON outcome.attempt = attempt.id AND class = 'ok' "
       "JOIN measurement ON measurement.attempt = attempt.id ORDER BY attempt.cell, attempt.number");
   while (row.step()) {
     ReportCell& cell = results.cells[cells.at(row.integer(0))];
     if (row.text(2) == main_figure(cell.phase))
-      cell.by_machine[results.comparable.at(machines.at(row.integer(1)))] = figure_of(row, 3);
+      cell.by_machine[results.comparable.at(machines.at(row.integer(1)))] = {
+          figure_of(row, 3), unlike_words(parse_changes(row.text(8)))};
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "sweep/failure.h"
+
 // What a sweep's database says, as values (docs/sweep.md). Nothing here has words of a report.
 namespace slidesparse {
 
@@ -28,6 +30,11 @@ struct AttemptOutcome {
   double seconds = 0;
 };
 
+struct MachineFigure {
+  Figure figure;
+  std::string unlike;  // unlike_words of its attempt
+};
+
 struct ReportCell {
   std::string key;
   std::string phase, model, dtype, backend, pattern, layout;
@@ -41,8 +48,9 @@ struct ReportCell {
   std::optional<std::size_t> machine;     // index into Results::machines, of the measured attempt
   std::map<std::string, Figure> figures;  // of the measured attempt, the last that was ok
   std::map<std::string, std::string> attributes;
+  Changes changes;  // of that attempt, from what the cell asks for
   // Main figure (main_figure) of the last good attempt on each machine, by index.
-  std::map<std::size_t, Figure> by_machine;  // keys are values of Results::comparable
+  std::map<std::size_t, MachineFigure> by_machine;  // keys are values of Results::comparable
 
   bool measured() const { return state == "ok"; }
   // Null where it was not measured.

@@ -10,14 +10,14 @@ namespace slidesparse {
 namespace {
 
 using Group = std::tuple<std::string, std::string, std::string, std::optional<std::int64_t>,
-                         std::optional<std::int64_t>, std::string, std::size_t>;
+                         std::optional<std::int64_t>, std::string, std::string, std::size_t>;
 
 bool has_speed(const std::string& phase) {
   return phase == "prefill" || phase == "decode" || phase == "gemm";
 }
 
-Group group_of(const ReportCell& cell, std::size_t machine) {
-  return {cell.phase, cell.model, cell.dtype, cell.m, cell.memory_limit, workload(cell), machine};
+Group group_of(const ReportCell& cell, const std::string& unlike, std::size_t machine) {
+  return {cell.phase, cell.model, cell.dtype, cell.m, cell.memory_limit, workload(cell), unlike, machine};
 }
 
 }  // namespace
@@ -55,10 +55,11 @@ std::vector<std::optional<Ratio>> speed_ups(const Results& results) {
   const auto& cells = results.cells;
   for (std::size_t i = 0; i < cells.size(); ++i) {
     if (cells[i].pattern != "dense" || !has_speed(cells[i].phase)) continue;
-    for (const auto& [machine, figure] : cells[i].by_machine) {
-      if (!(figure.value > 0)) continue;
-      const auto [entry, first] = best.try_emplace(group_of(cells[i], machine), i);
-      if (!first && cells[entry->second].by_machine.at(machine).value < figure.value) entry->second = i;
+    for (const auto& [machine, measured] : cells[i].by_machine) {
+      const double value = measured.figure.value;
+      if (!(value > 0)) continue;
+      const auto [entry, first] = best.try_emplace(group_of(cells[i], measured.unlike, machine), i);
+      if (!first && cells[entry->second].by_machine.at(machine).figure.value < value) entry->second = i;
     }
   }
   std::vector<std::optional<Ratio>> ratios(cells.size());
@@ -66,9 +67,9 @@ std::vector<std::optional<Ratio>> speed_ups(const Results& results) {
     if (!cells[i].machine || !has_speed(cells[i].phase)) continue;
     const Figure* figure = cells[i].figure(main_figure(cells[i].phase));
     const std::size_t machine = results.comparable.at(*cells[i].machine);
-    const auto base = best.find(group_of(cells[i], machine));
+    const auto base = best.find(group_of(cells[i], unlike_words(cells[i].changes), machine));
     if (figure == nullptr || base == best.end()) continue;
-    ratios[i] = ratio_of(*figure, cells[base->second].by_machine.at(machine));
+    ratios[i] = ratio_of(*figure, cells[base->second].by_machine.at(machine).figure);
     ratios[i]->base = base->second;
     // The fastest dense cell is the measure itself.
     if (base->second == i) ratios[i]->value = ratios[i]->low = ratios[i]->high = 1;

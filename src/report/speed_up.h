@@ -29,8 +29,8 @@ Ratio ratio_of(const Figure& figure, const Figure& base);
 std::string workload(const ReportCell& cell);
 
 // For each cell its speed over that of the fastest dense cell of the same phase, model, dtype, M, memory
-// limit and workload on the same machine. Nothing where one of the two was not measured, or the phase has no
-// speed.
+// limit and workload on the same machine, measured with the same changes (unlike_words). Nothing where one of
+// the two was not measured, or the phase has no speed.
 std::vector<std::optional<Ratio>> speed_ups(const Results& results);
 
 }  // namespace slidesparse

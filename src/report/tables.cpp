@@ -67,6 +67,8 @@ std::string remarks(const ReportCell& cell, const Words& words) {
   const Figure* step = cell.figure("step_tokens");
   if (cell.phase == "prefill" && step != nullptr && cell.m && step->value < static_cast<double>(*cell.m))
     add(words("remark.chunks", format_value(step->value)));
+  if (const std::string unlike = unlike_words(cell.changes); !unlike.empty())
+    add(words("remark.changed", unlike));
   if (const auto note = cell.attributes.find("note"); note != cell.attributes.end()) add(note->second);
   return text;
 }

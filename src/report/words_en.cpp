@@ -189,6 +189,7 @@ constexpr std::array kWords{
     WordEntry{"plot.ratio", "speed over dense"},
     WordEntry{"plot.speed", "Speed over dense by M: {0}, {1}. The same figures are in the table below."},
     WordEntry{"remark.baseline", "baseline"},
+    WordEntry{"remark.changed", "otherwise than asked: {0}"},
     WordEntry{"remark.chunks", "in chunks of {0} tokens"},
     WordEntry{"remark.needs", "needs {0}"},
     WordEntry{"remark.ran_dense", "ran DENSE"},

@@ -162,6 +162,7 @@ constexpr std::array kWords{
     WordEntry{"plot.ratio", "相对稠密的速度"},
     WordEntry{"plot.speed", "相对稠密的速度随 M 的变化：{0}，{1}。数值见下表。"},
     WordEntry{"remark.baseline", "基准"},
+    WordEntry{"remark.changed", "与计划不同：{0}"},
     WordEntry{"remark.chunks", "分块，每块 {0} 词元"},
     WordEntry{"remark.needs", "需要 {0}"},
     WordEntry{"remark.ran_dense", "实际以稠密运行"},

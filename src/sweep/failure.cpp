@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <csignal>
 #include <cstring>
 
@@ -130,6 +131,33 @@ std::string changes_words(const Changes& changes) {
   if (!changes.kv_cache_dtype.empty()) add("kv_cache_dtype " + changes.kv_cache_dtype);
   if (changes.chunks) add(fmt::format("in {} chunks", *changes.chunks));
   return words;
+}
+
+Changes parse_changes(const std::string& words) {
+  constexpr std::string_view kWeights = "weights ", kCache = "kv_cache_dtype ", kChunks = "in ";
+  Changes changes;
+  for (std::string_view rest = words; !rest.empty();) {
+    const std::size_t end = std::min(rest.find(", "), rest.size());
+    const std::string_view word = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 2, rest.size()));
+    if (word == "alone") changes.alone = true;
+    if (word == "kernels by rule") changes.by_rule = true;
+    if (word.starts_with(kWeights)) changes.weights = word.substr(kWeights.size());
+    if (word.starts_with(kCache)) changes.kv_cache_dtype = word.substr(kCache.size());
+    std::int64_t chunks = 0;
+    const char* const from = word.data() + kChunks.size();
+    if (word.starts_with(kChunks) &&
+        std::from_chars(from, word.data() + word.size(), chunks).ec == std::errc())
+      changes.chunks = chunks;
+  }
+  return changes;
+}
+
+std::string unlike_words(const Changes& changes) {
+  Changes unlike = changes;
+  unlike.alone = false;
+  unlike.weights.clear();
+  return changes_words(unlike);
 }
 
 NextStep next_step(const Cell& cell, std::span<const Class> past, const RetryRules& rules) {

@@ -61,6 +61,12 @@ struct Changes {
 };
 // "alone, weights smallest"; empty without any. What the column `changed` holds.
 std::string changes_words(const Changes& changes);
+// Back from those words; others are passed over.
+Changes parse_changes(const std::string& words);
+// Those words that make a figure another one's than the cell's: kernels by rule, other keys and values,
+// chunks. Figures are compared where these are the same. A process of its own and other forms of the weights
+// are how it was measured, not what.
+std::string unlike_words(const Changes& changes);
 
 // What is to be done with a cell after the attempts `past` (oldest first).
 struct NextStep {

@@ -224,7 +224,8 @@ std::map<std::int64_t, std::vector<PastAttempt>> SweepJournal::attempts(std::int
                                                                         bool any_version) const {
   SqliteStatement select(
       connection_,
-      fmt::format("SELECT attempt.cell, outcome.class, outcome.seconds, measurement.value FROM attempt "
+      fmt::format("SELECT attempt.cell, outcome.class, outcome.seconds, measurement.value, attempt.changed "
+                  "FROM attempt "
                   "JOIN run ON run.id = attempt.run JOIN outcome ON outcome.attempt = attempt.id "
                   "LEFT JOIN measurement ON measurement.attempt = attempt.id AND measurement.name = "
                   "'tokens_per_second' WHERE run.machine IN ({}) ORDER BY attempt.id",
@@ -232,7 +233,8 @@ std::map<std::int64_t, std::vector<PastAttempt>> SweepJournal::attempts(std::int
   select.bind(1, machine);
   std::map<std::int64_t, std::vector<PastAttempt>> attempts;
   while (select.step()) {
-    PastAttempt past{parse_class(select.text(1), connection_.name()), select.real(2), {}};
+    PastAttempt past{
+        parse_class(select.text(1), connection_.name()), select.real(2), {}, parse_changes(select.text(4))};
     if (!select.null(3)) past.figure = select.real(3);
     attempts[select.integer(0)].push_back(past);
   }

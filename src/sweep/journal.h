@@ -21,6 +21,7 @@ struct PastAttempt {
   Class outcome = Class::kInterrupted;
   double seconds = 0;
   std::optional<double> figure;  // tokens_per_second
+  Changes changes;
 };
 
 // What a sweep writes down: rows are only added, each call is one transaction that is on the disk when it

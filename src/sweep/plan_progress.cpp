@@ -8,9 +8,9 @@ namespace slidesparse {
 namespace {
 
 // Cells with the same one are compared with each other.
-std::string peers(const Cell& cell) {
-  return fmt::format("{} {} {} {} {}", phase_name(cell.phase), cell.model, cell.dtype, cell.m.value_or(0),
-                     cell.memory_limit.value_or(0));
+std::string peers(const Cell& cell, const Changes& changes) {
+  return fmt::format("{} {} {} {} {} {}", phase_name(cell.phase), cell.model, cell.dtype, cell.m.value_or(0),
+                     cell.memory_limit.value_or(0), unlike_words(changes));
 }
 
 }  // namespace
@@ -34,19 +34,19 @@ void PlanProgress::recall(const SweepJournal& journal, std::int64_t machine, boo
       if (past.outcome != Class::kOk) continue;
       state.measured = true;
       estimator_.learn(state.cell, past.seconds);
-      if (past.figure) note_figure(state.cell, *past.figure);
+      if (past.figure) note_figure(state.cell, *past.figure, past.changes);
     }
     if (retry_failed && !state.measured) state.past.clear();
   }
 }
 
-void PlanProgress::note(CellState& state, const CellResult& result) {
+void PlanProgress::note(CellState& state, const CellResult& result, const Changes& changes) {
   state.past.push_back(result.outcome);
   if (result.outcome != Class::kOk) return;
   state.measured = true;
   estimator_.learn(state.cell, result.seconds);
   const auto figure = std::ranges::find(result.measurements, "tokens_per_second", &Measurement::name);
-  if (figure != result.measurements.end()) note_figure(state.cell, figure->value);
+  if (figure != result.measurements.end()) note_figure(state.cell, figure->value, changes);
 }
 
 bool PlanProgress::more_after_misfit(const CellState& state) const {
@@ -71,15 +71,15 @@ SweepTotals PlanProgress::totals() const {
   return totals;
 }
 
-std::string PlanProgress::ratio_words(const Cell& cell, double figure) const {
-  const auto found = best_dense_.find(peers(cell));
+std::string PlanProgress::ratio_words(const Cell& cell, double figure, const Changes& changes) const {
+  const auto found = best_dense_.find(peers(cell, changes));
   if (cell.pattern == "dense" || found == best_dense_.end()) return {};
   return fmt::format(", {:.3f} x dense", figure / found->second);
 }
 
-void PlanProgress::note_figure(const Cell& cell, double figure) {
+void PlanProgress::note_figure(const Cell& cell, double figure, const Changes& changes) {
   if (cell.pattern != "dense") return;
-  double& best = best_dense_[peers(cell)];
+  double& best = best_dense_[peers(cell, changes)];
   best = std::max(best, figure);
 }
 

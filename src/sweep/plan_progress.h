@@ -31,7 +31,7 @@ class PlanProgress {
   // Takes in what the database has of them, of machines as in SweepJournal::attempts(). `retry_failed`
   // forgets the attempts of cells that have no figure.
   void recall(const SweepJournal& journal, std::int64_t machine, bool any_version, bool retry_failed);
-  void note(CellState& state, const CellResult& result);
+  void note(CellState& state, const CellResult& result, const Changes& changes);
 
   NextStep next(const CellState& state) const { return next_step(state.cell, state.past, rules_); }
   // Whether what does not fit would be tried again in another way.
@@ -39,11 +39,12 @@ class PlanProgress {
   double estimate(const CellState& state) const { return estimator_.seconds(state.cell); }
   SweepTotals totals() const;
 
-  // ", 1.234 x dense" for a cell of `figure` tokens a second, when there is something to compare with.
-  std::string ratio_words(const Cell& cell, double figure) const;
+  // ", 1.234 x dense" for a cell of `figure` tokens a second, when there is something to compare with: a
+  // dense figure with the same changes as far as they matter.
+  std::string ratio_words(const Cell& cell, double figure, const Changes& changes) const;
 
  private:
-  void note_figure(const Cell& cell, double figure);
+  void note_figure(const Cell& cell, double figure, const Changes& changes);
 
   RetryRules rules_;
   Estimator estimator_;

@@ -177,10 +177,10 @@ class Sweep {
       result.outcome = Class::kInterrupted;
       result.message += "; " + lost;
     }
-    progress_.note(state, result);
+    progress_.note(state, result, changes);
     const bool again = progress_.next(state).open;
     journal_.end_attempt(attempt, result, again);
-    say_cell(state, position, result, again);
+    say_cell(state, position, result, again, changes);
     if (!lost.empty())
       fail(ErrorKind::kIo,
            "the machine is not what it was when the sweep began: {}; once it is, the same command "
@@ -202,7 +202,8 @@ class Sweep {
     }
   }
 
-  void say_cell(const CellState& state, std::int64_t position, const CellResult& result, bool again) {
+  void say_cell(const CellState& state, std::int64_t position, const CellResult& result, bool again,
+                const Changes& changes) {
     std::string words;
     if (result.outcome == Class::kOk) {
       words = figure_words(result);
@@ -211,7 +212,7 @@ class Sweep {
                           printable(result.message, 300));
     }
     if (const Measurement* figure = tokens_per_second(result); figure != nullptr) {
-      if (result.outcome == Class::kOk) words += progress_.ratio_words(state.cell, figure->value);
+      if (result.outcome == Class::kOk) words += progress_.ratio_words(state.cell, figure->value, changes);
       if (result.largest_m)
         words += fmt::format("; {:.5g} tokens/s at M={}", figure->value, *result.largest_m);
     }

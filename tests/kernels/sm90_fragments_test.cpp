@@ -54,6 +54,31 @@ TEST(Sm90Fragments, EveryQuadHasOneIndexPair) {
   }
 }
 
+// What the tensor cores are given is what was packed: the quads of half a word meet the kept values that
+// their own warp holds of that row, two of each.
+TEST(Sm90Fragments, KeptValuesMeetTheirLanes) {
+  for (const int element_bytes : {1, 2}) {
+    for (int thread = 0; thread < kWarpgroup; ++thread) {
+      const MetadataPlace place = metadata_place(thread, element_bytes);
+      for (int half = 0; half < 2; ++half) {
+        const int first = place.quad[half] * 2 * element_bytes, end = first + 4 * 2 * element_bytes;
+        int bytes = 0;
+        for (int other = 0; other < kWarpgroup; ++other) {
+          for (int reg = 0; reg < 4; ++reg) {
+            const int byte = fragment_byte(other, reg);
+            if (fragment_row(other, reg) != place.row[half] || byte < first || byte >= end) continue;
+            bytes += 4;
+            EXPECT_LE(byte + 4, end);
+            EXPECT_EQ(thread / 32, other / 32) << "within one warp";
+            EXPECT_EQ(byte / 16, element_bytes == 1 ? place.quad[half] / 8 : thread % 2) << "of one register";
+          }
+        }
+        EXPECT_EQ(bytes, end - first) << thread;
+      }
+    }
+  }
+}
+
 void expect_schedule(std::int64_t sparse, std::int64_t dense, int element_bytes) {
   const Schedule schedule = schedule_of(sparse, dense, element_bytes);
   const int step_lanes = 64 / element_bytes;

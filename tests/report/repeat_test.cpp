@@ -42,6 +42,12 @@ TEST(Repeat, NamesAllThatACellIs) {
             "slidesparse bench decode --model smollm2-135m --dtype int8 --patterns 6:8 --layout split --m 8 "
             "--weights smallest "
             "--memory-limit 24051816857 --runs 3 --kv-cache-dtype fp8 --steps 256 --prompt 16");
+  // A retry took something else.
+  decode.changes.kv_cache_dtype = "bf16";
+  decode.changes.weights = "balanced";
+  EXPECT_THAT(repeat_command(decode, "cuda"),
+              ::testing::AllOf(::testing::HasSubstr(" --weights balanced "),
+                               ::testing::HasSubstr(" --kv-cache-dtype bf16 ")));
   ReportCell own = cell_of("prefill", "auto", "6:8", "{}");
   own.model = "/models/my llama";
   EXPECT_EQ(repeat_command(own, "cpu"), "slidesparse bench prefill '/models/my llama' --m 8 --device cpu");

@@ -62,6 +62,23 @@ TEST_F(SpeedUp, NeedsADenseCellOfTheSameKind) {
   EXPECT_DOUBLE_EQ(ratios[6]->value, 1.5);
 }
 
+// What was measured otherwise than asked for has the same among its peers, or no ratio.
+TEST_F(SpeedUp, IsOverADenseCellWithTheSameChanges) {
+  const testing::CellSpec dense, other{.backend = "cutlass"}, sparse{.backend = "auto", .pattern = "6:8"};
+  database_.measured(database_.cell(plan_, dense), run_, 100);
+  database_.measured(database_.cell(plan_, other), run_, 200, 0.01, "kv_cache_dtype fp8");
+  const std::int64_t cell = database_.cell(plan_, sparse);
+  database_.measured(cell, run_, 150, 0.01, "alone, weights smallest");
+  EXPECT_DOUBLE_EQ(speed_ups(load())[2]->value, 1.5);
+  const auto again = [&] { return load_results(directory_ / "results.db"); };
+  database_.measured(cell, run_, 150, 0.01, "alone, kv_cache_dtype fp8");
+  EXPECT_DOUBLE_EQ(speed_ups(again())[2]->value, 0.75);
+  database_.measured(cell, run_, 150, 0.01, "alone, kernels by rule");
+  const Results results = again();
+  EXPECT_FALSE(speed_ups(results)[2]);
+  EXPECT_EQ(changes_words(results.cells[2].changes), "alone, kernels by rule");
+}
+
 TEST_F(SpeedUp, OfOtherVersionsOnlyWhenAsked) {
   const std::int64_t newer = database_.run(plan_, database_.machine("newer"));
   database_.measured(database_.cell(plan_, {}), run_, 100);

@@ -101,12 +101,13 @@ std::int64_t TestDatabase::cell(std::int64_t plan, const CellSpec& spec) {
   return id;
 }
 
-std::int64_t TestDatabase::attempt(std::int64_t cell, std::int64_t run) {
+std::int64_t TestDatabase::attempt(std::int64_t cell, std::int64_t run, const std::string& changed) {
   SqliteStatement(connection_,
-                  "INSERT INTO attempt(cell, run, number, started_at) "
-                  "VALUES (?1, ?2, (SELECT count(*) + 1 FROM attempt WHERE cell = ?1), 't')")
+                  "INSERT INTO attempt(cell, run, number, started_at, changed) "
+                  "VALUES (?1, ?2, (SELECT count(*) + 1 FROM attempt WHERE cell = ?1), 't', ?3)")
       .bind(1, cell)
       .bind(2, run)
+      .bind(3, changed)
       .run();
   return connection_.last_id();
 }
@@ -172,8 +173,8 @@ void TestDatabase::event(std::int64_t run, const std::string& level, const std::
 }
 
 std::int64_t TestDatabase::measured(std::int64_t cell, std::int64_t run, double tokens_per_second,
-                                    double spread) {
-  const std::int64_t id = attempt(cell, run);
+                                    double spread, const std::string& changed) {
+  const std::int64_t id = attempt(cell, run, changed);
   end(id, {});
   measure(id, "tokens_per_second", "tokens/s", tokens_per_second, tokens_per_second * (1 - spread),
           tokens_per_second * (1 + spread), 5);

@@ -38,7 +38,7 @@ class TestDatabase {
   std::int64_t run(std::int64_t plan, std::int64_t machine);
   void end_run(std::int64_t run, const std::string& reason);
   std::int64_t cell(std::int64_t plan, const CellSpec& spec);
-  std::int64_t attempt(std::int64_t cell, std::int64_t run);  // begins one
+  std::int64_t attempt(std::int64_t cell, std::int64_t run, const std::string& changed = {});  // begins one
   void end(std::int64_t attempt, const EndSpec& spec);
   void measure(std::int64_t attempt, const std::string& name, const std::string& unit, double value,
                std::optional<double> low = {}, std::optional<double> high = {}, std::int64_t samples = 3);
@@ -47,7 +47,8 @@ class TestDatabase {
   void event(std::int64_t run, const std::string& level, const std::string& text);
 
   // An attempt that is ok and measured so many tokens a second, with percentiles `spread` (a share) around.
-  std::int64_t measured(std::int64_t cell, std::int64_t run, double tokens_per_second, double spread = 0.01);
+  std::int64_t measured(std::int64_t cell, std::int64_t run, double tokens_per_second, double spread = 0.01,
+                        const std::string& changed = {});
   std::int64_t failed(std::int64_t cell, std::int64_t run, const EndSpec& spec);
 
  private:

@@ -195,5 +195,24 @@ TEST(Retries, StopAtTheStatedNumber) {
   EXPECT_FALSE(next_step(bench_cell(Phase::kPrefill), past, {2, false}).open);
 }
 
+// What a database says of an attempt is what the attempt did.
+TEST(Retries, WordsOfChangesComeBack) {
+  Changes changes;
+  EXPECT_EQ(parse_changes(changes_words(changes)), changes);
+  changes.alone = true;
+  EXPECT_EQ(parse_changes("alone"), changes);
+  EXPECT_EQ(unlike_words(changes), "");
+  changes.weights = "smallest";
+  EXPECT_EQ(unlike_words(changes), "");
+  changes.by_rule = true;
+  changes.kv_cache_dtype = "fp8";
+  changes.chunks = 16;
+  EXPECT_EQ(parse_changes(changes_words(changes)), changes);
+  EXPECT_EQ(unlike_words(changes), "kernels by rule, kv_cache_dtype fp8, in 16 chunks");
+  EXPECT_EQ(parse_changes(
+                "alone, in the rain, , kernels by rule, in 16 chunks, kv_cache_dtype fp8, weights smallest"),
+            changes);
+}
+
 }  // namespace
 }  // namespace slidesparse

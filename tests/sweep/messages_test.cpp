@@ -100,14 +100,20 @@ TEST(Progress, ComparesWithTheBestDenseCell) {
     if (cell.phase != Phase::kPrefill || cell.model != "llama3.2-1b" || cell.dtype != "fp8" || cell.m != 512)
       continue;
     if (cell.pattern == "dense") {
-      progress.note(state, result_of(rate));
+      progress.note(state, result_of(rate), {});
       rate += 50;  // cutlass is the better one
     } else {
-      EXPECT_EQ(progress.ratio_words(cell, 300), ", 2.000 x dense");
+      EXPECT_EQ(progress.ratio_words(cell, 300, {}), ", 2.000 x dense");
+      Changes changes;
+      changes.alone = true;
+      changes.weights = "smallest";
+      EXPECT_EQ(progress.ratio_words(cell, 300, changes), ", 2.000 x dense");
+      changes.by_rule = true;
+      EXPECT_EQ(progress.ratio_words(cell, 300, changes), "") << "no dense kernels by rule";
     }
   }
   EXPECT_EQ(progress.totals().measured, 2);
-  EXPECT_EQ(progress.ratio_words(progress.cells().back().cell, 300), "") << "another model";
+  EXPECT_EQ(progress.ratio_words(progress.cells().back().cell, 300, {}), "") << "another model";
 }
 
 TEST(Estimate, DurationsAreWordsBothWays) {

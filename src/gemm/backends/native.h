@@ -7,11 +7,12 @@
 
 namespace slidesparse {
 
-// Our own kernels for Hopper, FP8, INT8 and BF16 (src/kernels/sm90): weights in register-fragment order, 2:4 steps
-// of K on the sparse tensor cores and dense ones beside them. Split weights run as they are split; packed 2:4
-// ones, and packed ones slid to 2:4, all sparse; dense ones all dense. Scales and bias inside the kernel, one
-// rounding. FP8 sums stay in the tensor cores ("fast-accum"). One copy of the weights serves every M.
-// A config may be "panel=TILES" (sm90_tiles.cuh), and with split-k kernels "splits=PARTS" (sm90_split_k.cuh).
+// Our own kernels for Hopper, FP8, INT8 and BF16 (src/kernels/sm90): weights in register-fragment order, 2:4
+// steps of K on the sparse tensor cores and dense ones beside them. Split weights run as they are split;
+// packed 2:4 ones, and packed ones slid to 2:4, all sparse; dense ones all dense. Scales and bias inside the
+// kernel, one rounding. FP8 sums stay in the tensor cores ("fast-accum"). One copy of the weights serves
+// every M. A config may be "panel=TILES" (sm90_tiles.cuh), and with split-k kernels "splits=PARTS"
+// (sm90_split_k.cuh).
 class NativeBackend : public Backend {
  public:
   std::string_view name() const override { return "native"; }

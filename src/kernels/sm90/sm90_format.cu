@@ -16,7 +16,7 @@ struct Plan {
   std::uint8_t* blocks = nullptr;
 };
 
-std::int64_t __host__ __device__ row_bytes(const StoredRows& rows, const Schedule& schedule) {
+__host__ __device__ inline std::int64_t row_bytes(const StoredRows& rows, const Schedule& schedule) {
   return (2 * rows.windows + rows.dense_lanes) * schedule.element_bytes;
 }
 
