@@ -133,7 +133,8 @@ std::string PromptAttention::version() const {
 }
 
 std::shared_ptr<fe::graph::Graph> PromptAttention::State::make_plan(const Key& key) {
-  const auto& [shape, ld, ldout] = key;
+  const PromptShape& shape = std::get<0>(key);  // named: a lambda cannot capture a structured binding
+  const std::int64_t ld = std::get<1>(key), ldout = std::get<2>(key);
   auto graph = std::make_shared<fe::graph::Graph>();
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)

@@ -140,6 +140,7 @@ Indices load_attempts(const SqliteConnection& database, const Indices& cells, co
       good[index] = row.integer(1);
       cell.machine = machines.at(row.integer(2));
       cell.changes = parse_changes(row.text(15));
+      cell.changes.alone = false;  // after an interruption, too: a report is the same with and without
     }
     cell.state = good[index] ? "ok" : cell.last->kind;
   }

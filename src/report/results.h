@@ -48,7 +48,7 @@ struct ReportCell {
   std::optional<std::size_t> machine;     // index into Results::machines, of the measured attempt
   std::map<std::string, Figure> figures;  // of the measured attempt, the last that was ok
   std::map<std::string, std::string> attributes;
-  Changes changes;  // of that attempt, from what the cell asks for
+  Changes changes;  // of that attempt, from what the cell asks for; `alone` is left out
   // Main figure (main_figure) of the last good attempt on each machine, by index.
   std::map<std::size_t, MachineFigure> by_machine;  // keys are values of Results::comparable
 
