@@ -233,10 +233,7 @@ void attend_decode(const Context& context, const Call& call, const std::vector<c
   });
 }
 
-}  // namespace
-
-namespace {
-
+// Of keys or values, into their page.
 void copy_row(const std::uint16_t* from, std::int64_t count, bool rounded, std::uint16_t* to) {
   if (!rounded) {
     std::memcpy(to, from, static_cast<std::size_t>(2 * count));

@@ -144,11 +144,12 @@ Changes parse_changes(const std::string& words) {
     if (word == "kernels by rule") changes.by_rule = true;
     if (word.starts_with(kWeights)) changes.weights = word.substr(kWeights.size());
     if (word.starts_with(kCache)) changes.kv_cache_dtype = word.substr(kCache.size());
-    std::int64_t chunks = 0;
-    const char* const from = word.data() + kChunks.size();
-    if (word.starts_with(kChunks) &&
-        std::from_chars(from, word.data() + word.size(), chunks).ec == std::errc())
-      changes.chunks = chunks;
+    if (word.starts_with(kChunks)) {
+      std::int64_t chunks = 0;
+      const std::string_view number = word.substr(kChunks.size());
+      if (std::from_chars(number.data(), number.data() + number.size(), chunks).ec == std::errc())
+        changes.chunks = chunks;
+    }
   }
   return changes;
 }

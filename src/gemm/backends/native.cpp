@@ -91,9 +91,10 @@ Schedule schedule_of(const GemmDesc& desc) {
 std::int64_t blocks_of(const GemmDesc& desc) {
   return ceil_div(desc.n, sm90::kBlockRows);
 }
-std::int64_t vector_bytes_of(const GemmDesc& desc) {
-  const int vectors = (desc.w == DType::kBF16 ? 0 : 1) + (desc.bias ? 1 : 0);
-  return blocks_of(desc) * sm90::kBlockRows * 4 * vectors;
+std::int64_t padded_vector_bytes(const GemmDesc& desc) {
+  GemmDesc padded = desc;
+  padded.n = blocks_of(desc) * sm90::kBlockRows;
+  return vector_bytes(padded);
 }
 
 // Activations of a panel should stay in half of the L2 (measured with 8 bits: 16 tiles of 256 tokens at
@@ -300,7 +301,7 @@ Feasibility NativeBackend::feasible(const GemmDesc& desc, const KernelDesc& kern
 Footprint NativeBackend::footprint(const GemmDesc& desc, const KernelDesc&) const {
   const Schedule schedule = schedule_of(desc);
   Footprint footprint;
-  footprint.weight_bytes_read = blocks_of(desc) * schedule.block_bytes() + vector_bytes_of(desc);
+  footprint.weight_bytes_read = blocks_of(desc) * schedule.block_bytes() + padded_vector_bytes(desc);
   footprint.weight_bytes = footprint.weight_bytes_read;
   if (desc.layout == Layout::kSplit) footprint.weight_bytes += desc.k * 4;
   footprint.m_padded = desc.m;

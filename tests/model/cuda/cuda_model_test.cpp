@@ -135,6 +135,25 @@ class CudaModelTest : public testing::TestWithParam<CudaModelCase> {
     options.attention = attention;
     return Model::random(config_of(c), c.dtype, Pattern::parse(c.pattern), c.head, 7, options, c.layout);
   }
+
+  // Steps of new tokens by sequence: the logits of each are the CPU's, whoever computes the attention.
+  static void check_rollout(const std::vector<std::vector<std::vector<std::int32_t>>>& steps) {
+    const auto sequences = static_cast<std::int64_t>(steps.front().size());
+    const double limit = limit_of(GetParam());
+    const Model cpu = make(DeviceKind::kCpu);
+    Rollout expected(cpu, sequences, 24);
+    std::vector<std::vector<float>> logits;
+    logits.reserve(steps.size());
+    for (const auto& step : steps) logits.push_back(expected.step(step));
+    for (const AttentionChoice attention : {AttentionChoice::kAuto, AttentionChoice::kOwn}) {
+      const Model card = make(DeviceKind::kCuda, WeightPolicy::kFastest, attention);
+      Rollout got(card, sequences, 24);
+      for (std::size_t i = 0; i < steps.size(); ++i) {
+        EXPECT_LT(relative_distance(got.step(steps[i]), logits[i]), limit)
+            << card.summary().attention << ", step " << i;
+      }
+    }
+  }
 };
 
 // Prompts of unequal lengths, then single tokens, then a mixed step with an idle sequence. Both sides round
@@ -169,43 +188,17 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
 
 // The steps whose attention may be cuDNN's; what follows reads the keys and values that they left.
 TEST_P(CudaModelTest, PromptsOfEqualLengthsAreTheCpus) {
-  const CudaModelCase& c = GetParam();
-  const Model cpu = make(DeviceKind::kCpu);
-  const std::int64_t vocab = cpu.config().vocab;
-  const double limit = limit_of(c);
-  Rollout expected(cpu, 2, 24);
-  const std::vector<std::vector<std::int32_t>> prompts{some_tokens(192, vocab, 61),
-                                                       some_tokens(192, vocab, 62)},
-      next{some_tokens(1, vocab, 63), some_tokens(1, vocab, 64)};
-  const std::vector<float> first = expected.step(prompts), second = expected.step(next);
-  for (const AttentionChoice attention : {AttentionChoice::kAuto, AttentionChoice::kOwn}) {
-    const Model card = make(DeviceKind::kCuda, WeightPolicy::kFastest, attention);
-    Rollout got(card, 2, 24);
-    EXPECT_LT(relative_distance(got.step(prompts), first), limit) << card.summary().attention;
-    EXPECT_LT(relative_distance(got.step(next), second), limit) << card.summary().attention;
-  }
+  const std::int64_t vocab = config_of(GetParam()).vocab;
+  check_rollout({{some_tokens(192, vocab, 61), some_tokens(192, vocab, 62)},
+                 {some_tokens(1, vocab, 63), some_tokens(1, vocab, 64)}});
 }
 
 // The same of unequal ones, some of which are cuDNN's in one step; a single long one, too.
 TEST_P(CudaModelTest, PromptsOfUnequalLengthsAreTheCpus) {
-  const CudaModelCase& c = GetParam();
-  const Model cpu = make(DeviceKind::kCpu);
-  const std::int64_t vocab = cpu.config().vocab;
-  const double limit = limit_of(c);
-  Rollout expected(cpu, 3, 24);
-  const std::vector<std::vector<std::int32_t>> prompts{
-      some_tokens(301, vocab, 71), some_tokens(77, vocab, 72), some_tokens(130, vocab, 73)},
-      next{some_tokens(1, vocab, 74), some_tokens(1, vocab, 75), some_tokens(9, vocab, 76)};
-  const std::vector<float> first = expected.step(prompts), second = expected.step(next);
-  const std::vector<std::vector<std::int32_t>> alone{some_tokens(333, vocab, 77)};
-  const std::vector<float> single = Rollout(cpu, 1, 24).step(alone);
-  for (const AttentionChoice attention : {AttentionChoice::kAuto, AttentionChoice::kOwn}) {
-    const Model card = make(DeviceKind::kCuda, WeightPolicy::kFastest, attention);
-    Rollout got(card, 3, 24);
-    EXPECT_LT(relative_distance(got.step(prompts), first), limit) << card.summary().attention;
-    EXPECT_LT(relative_distance(got.step(next), second), limit) << card.summary().attention;
-    EXPECT_LT(relative_distance(Rollout(card, 1, 24).step(alone), single), limit) << card.summary().attention;
-  }
+  const std::int64_t vocab = config_of(GetParam()).vocab;
+  check_rollout({{some_tokens(301, vocab, 71), some_tokens(77, vocab, 72), some_tokens(130, vocab, 73)},
+                 {some_tokens(1, vocab, 74), some_tokens(1, vocab, 75), some_tokens(9, vocab, 76)}});
+  check_rollout({{some_tokens(333, vocab, 77)}});
 }
 
 TEST_P(CudaModelTest, TwiceTheSameBitsAndChunksAreTheWhole) {
