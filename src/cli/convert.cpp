@@ -20,6 +20,7 @@ struct ConvertCommand {
   std::vector<std::string> patterns;
   std::string layout = "slide";
   std::string method = "magnitude";
+  std::string rounding;
   std::string head = "bf16";
   CLI::Option* speeds = nullptr;
   CLI::Option* sensitivities = nullptr;
@@ -49,6 +50,7 @@ void run_convert(ConvertCommand& command, bool quiet) {
   }
   options.statistics = command.statistics;
   options.dtype = parse_dtype_option(command.dtype);
+  options.gptq = parse_rounding_option(command.rounding);
   options.head = parse_head_option(command.head);
   options.method = parse_prune_method(command.method);
   options.quiet = quiet;
@@ -124,6 +126,9 @@ void add_convert(CLI::App& app, const GlobalOptions& global) {
       ->add_option("--refits", options->options.refits,
                    "sparsegpt: steps that adjust the kept weights once more after all masks are settled")
       ->capture_default_str();
+  command->add_option("--rounding", options->rounding,
+                      "fp8: nearest, or gptq: one channel after the other, the later ones making up for what "
+                      "the earlier lose (default: gptq with sparsegpt, which is what it needs)");
   command->add_option("--skip", options->options.skip,
                       "Glob of linears that stay dense (repeatable); q/k/v and gate/up go together");
   command->add_option("--head", options->head, "bf16, or int8: quantise the head (never pruned)")

@@ -3,7 +3,9 @@
 #include <fmt/core.h>
 
 #include <cstdio>
+#include <optional>
 
+#include "core/progress.h"
 #include "core/version.h"
 #include "gemm/describe_machine.h"
 #include "io/file_writer.h"
@@ -20,6 +22,16 @@ nlohmann::ordered_json describe_run(const std::string& command) {
 
 nlohmann::ordered_json spread_json(const Spread& spread) {
   return {{"median", spread.median}, {"low", spread.low}, {"high", spread.high}, {"count", spread.count}};
+}
+
+void show_progress(const std::string& title, bool quiet, const std::function<void(const ReportDone&)>& work) {
+  std::optional<Progress> progress;
+  std::int64_t before = 0;
+  work([&](std::int64_t done, std::int64_t total) {
+    if (!progress) progress.emplace(title, total, Progress::Unit::kItems, quiet);
+    progress->advance(done - before);
+    before = done;
+  });
 }
 
 void write_json(const std::string& path, const nlohmann::ordered_json& json) {

@@ -15,6 +15,7 @@
 
 #include "cli/commands.h"
 #include "cli/dtype_names.h"
+#include "cli/evaluation.h"
 #include "cli/output.h"
 #include "cli/pattern_option.h"
 #include "convert/convert.h"
@@ -22,16 +23,13 @@
 #include "convert/statistics.h"
 #include "core/fail.h"
 #include "core/text.h"
-#include "engine/evaluate.h"
 #include "io/digest.h"
 #include "io/file_writer.h"
 #include "io/journal.h"
 #include "io/json.h"
 #include "io/model_directory.h"
 #include "io/text_file.h"
-#include "io/tokenizer/tokenizer.h"
 #include "model/config.h"
-#include "model/model.h"
 #include "model/weights.h"
 
 namespace slidesparse {
@@ -42,10 +40,11 @@ namespace fs = std::filesystem;
 constexpr const char* kResults = "pareto.json";
 
 struct ParetoOptions {
-  std::string source, work, text, dtype = "int8", speed, plot, json;
+  std::string source, work, text, hellaswag, dtype = "int8", rounding, speed, plot, json;
+  std::int64_t max_tasks = 0;
   std::vector<std::string> settings;
   ConvertOptions convert;  // what all settings share
-  PerplexityOptions perplexity;
+  EvaluationWork evaluation;
   bool keep = false;
 };
 
@@ -55,10 +54,16 @@ struct Setting {
   ConvertOptions options;
 };
 
+struct Accuracy {
+  double value = 0;  // acc_norm
+  double error = 0;  // standard
+};
+
 struct Point {
   std::string setting;
   double perplexity = 0;
   double error = 0;  // standard
+  std::optional<Accuracy> hellaswag;
   std::int64_t bytes = 0;
   double speed = 0;    // predicted, over dense
   double seconds = 0;  // of conversion
@@ -82,6 +87,8 @@ Setting parse_setting(const std::string& text, const ConvertOptions& shared) {
   }
   Setting setting{text, shared};
   setting.options.method = parse_prune_method(text.substr(0, space));
+  // Of the methods only this one can do it.
+  if (setting.options.method != PruneMethod::kSparseGpt) setting.options.gptq.reset();
   std::istringstream rest(text.substr(space + 1));
   if (parse_target_speed(rest.str(), setting.options)) return setting;
   std::vector<std::string> patterns;
@@ -109,6 +116,9 @@ class Results {
     point.setting = json_string(*found, "setting", where);
     point.perplexity = json_number(*found, "perplexity", where, 0, 1e300);
     point.error = json_number(*found, "error", where, 0, 1e300);
+    if (found->contains("acc_norm"))
+      point.hellaswag = Accuracy{json_number(*found, "acc_norm", where, 0, 1),
+                                 json_number(*found, "acc_norm_error", where, 0, 1)};
     point.bytes = json_int(*found, "bytes", where, 0, std::int64_t{1} << 62);
     point.speed = json_number(*found, "speed", where, 0, 1e6);
     point.seconds = json_number(*found, "seconds", where, 0, 1e9);
@@ -118,6 +128,10 @@ class Results {
   void keep(const std::string& key, const Point& point) {
     json_[key] = {{"setting", point.setting}, {"perplexity", point.perplexity}, {"error", point.error},
                   {"bytes", point.bytes},     {"speed", point.speed},           {"seconds", point.seconds}};
+    if (point.hellaswag) {
+      json_[key]["acc_norm"] = point.hellaswag->value;
+      json_[key]["acc_norm_error"] = point.hellaswag->error;
+    }
     write_file_atomically(file_, json_.dump(1) + "\n");
   }
 
@@ -188,12 +202,22 @@ void plot(const std::vector<Point>& points, const SpeedRatios& ratios, const std
 }
 
 void print_points(const std::vector<Point>& points, const SpeedRatios& ratios) {
-  TextTable table({"setting", "perplexity", "+-", "weights", "predicted speed", "best", "convert s"},
-                  {TextTable::Align::kLeft});
+  std::vector<std::string> header{"setting", "perplexity", "+-"};
+  const bool tasks = !points.empty() && points.front().hellaswag.has_value();
+  if (tasks) header.insert(header.end(), {"acc_norm", "+-"});
+  header.insert(header.end(), {"weights", "predicted speed", "best", "convert s"});
+  TextTable table(header, {TextTable::Align::kLeft});
   for (const Point& point : points) {
-    table.add_row({point.setting, fmt::format("{:.3f}", point.perplexity), fmt::format("{:.2f}", point.error),
-                   format_bytes(static_cast<double>(point.bytes)), fmt::format("{:.3f}", point.speed),
-                   point.best ? "*" : "", fmt::format("{:.0f}", point.seconds)});
+    std::vector<std::string> cells{point.setting, fmt::format("{:.3f}", point.perplexity),
+                                   fmt::format("{:.2f}", point.error)};
+    if (tasks) {
+      cells.push_back(fmt::format("{:.3f}", point.hellaswag->value));
+      cells.push_back(fmt::format("{:.3f}", point.hellaswag->error));
+    }
+    cells.insert(cells.end(),
+                 {format_bytes(static_cast<double>(point.bytes)), fmt::format("{:.3f}", point.speed),
+                  point.best ? "*" : "", fmt::format("{:.0f}", point.seconds)});
+    table.add_row(std::move(cells));
   }
   fmt::print("{}predicted speed: linears over dense, {}; * nothing else is better without being slower\n",
              table.to_string(), ratios.source);
@@ -205,8 +229,7 @@ class Pareto {
       : options_(options),
         quiet_(quiet),
         ratios_(options.speed.empty() ? default_speed_ratios() : read_speed_ratios(options.speed)),
-        text_(read_text_lines(options.text)),
-        tokens_(Tokenizer::from_file(fs::path(options.source) / "tokenizer.json").encode(text_)),
+        work_(options.evaluation),
         results_(fs::path(options.work) / kResults) {
     const ModelDirectory model(options.source);
     const ModelConfig config =
@@ -214,6 +237,11 @@ class Pareto {
     fingerprint_ = model_fingerprint(model, weight_table(config));
     const std::string& calibration = options.convert.calibration.text;
     if (!calibration.empty()) calibration_digest_ = sha256_hex(read_text_input(calibration));
+    work_.text = read_text_lines(options.text);
+    on_card_ = parse_device(work_.linear.placement.device) == DeviceKind::kCuda;
+    if (options.hellaswag.empty()) return;
+    work_.tasks = read_hellaswag(options.hellaswag, options.max_tasks);
+    hellaswag_digest_ = sha256_hex(read_text_input(options.hellaswag));
   }
 
   std::vector<Point> run() {
@@ -238,10 +266,14 @@ class Pareto {
     const CalibrationOptions& calibration = options.calibration;
     std::string key = fmt::format(
         "{} {} of {:.16} | {} x {} of {:.16} | {} x {} of {:.16} seed {} statistics \"{}\"", setting.text,
-        options_.dtype, fingerprint_, options_.perplexity.max_windows, options_.perplexity.window,
-        sha256_hex(text_), calibration.samples, calibration.sample_length,
+        options_.dtype, fingerprint_, work_.perplexity.max_windows, work_.perplexity.window,
+        sha256_hex(*work_.text), calibration.samples, calibration.sample_length,
         calibration.text.empty() ? std::string("none") : calibration_digest_, calibration.seed,
         options.statistics.string());
+    if (uses_gptq(options)) key += " gptq";
+    if (on_card_) key += " on a card";
+    if (!work_.tasks.empty())
+      key += fmt::format(" | {} tasks of {:.16}", work_.tasks.size(), hellaswag_digest_);
     if (options.target_speed) {
       std::string speeds;
       for (const auto& [of, speed] : ratios_.ratios)
@@ -282,17 +314,17 @@ class Pareto {
     }
     if (!quiet_) fmt::print(stderr, "{}\n", setting.text);
     const ConvertReport report = converted(options);
-    ModelOptions model_options;
-    model_options.ms = {options_.perplexity.window};
-    const Model model = Model::load(options.target, model_options);
-    const PerplexityResult perplexity = evaluate_perplexity(model, tokens_, options_.perplexity);
+    const Evaluation found = evaluate_directory(options.target.string(), work_, setting.text, quiet_);
     Point point{setting.text,
-                perplexity.perplexity,
-                perplexity.perplexity_error,
+                found.perplexity->perplexity,
+                found.perplexity->perplexity_error,
+                std::nullopt,
                 report.target_bytes,
                 predicted_speed(ratios_, report),
                 report.seconds,
                 false};
+    if (found.hellaswag)
+      point.hellaswag = Accuracy{found.hellaswag->accuracy_norm, found.hellaswag->accuracy_norm_error};
     results_.keep(key, point);
     if (!quiet_) fmt::print(stderr, "{}: perplexity {:.3f}\n", setting.text, point.perplexity);
     if (!options_.keep) fs::remove_all(options.target);
@@ -302,16 +334,18 @@ class Pareto {
   const ParetoOptions& options_;
   bool quiet_;
   SpeedRatios ratios_;
-  std::string text_;
-  std::vector<std::int32_t> tokens_;
+  EvaluationWork work_;
+  bool on_card_ = false;
   Results results_;
   std::string fingerprint_;
   std::string calibration_digest_;
+  std::string hellaswag_digest_;
 };
 
 void run_pareto(ParetoOptions& options, bool quiet) {
   options.convert.source = options.source;
   options.convert.dtype = parse_dtype_option(options.dtype);
+  options.convert.gptq = parse_rounding_option(options.rounding);
   std::error_code error;
   fs::create_directories(options.work, error);
   if (error)
@@ -332,6 +366,9 @@ void run_pareto(ParetoOptions& options, bool quiet) {
                               {"predicted_speed", point.speed},
                               {"best", point.best},
                               {"convert_seconds", point.seconds}});
+    if (!point.hellaswag) continue;
+    json["points"].back()["acc_norm"] = point.hellaswag->value;
+    json["points"].back()["acc_norm_error"] = point.hellaswag->error;
   }
   write_json(options.json, json);
 }
@@ -363,13 +400,24 @@ void add_pareto(CLI::App& app, const GlobalOptions& global) {
   command->add_option("--sample-length", options->convert.calibration.sample_length, "Tokens of a window")
       ->capture_default_str();
   command->add_option("--seed", options->convert.calibration.seed, "Which windows")->capture_default_str();
+  command->add_option("--rounding", options->rounding, "As convert's, for sparsegpt with --dtype fp8");
   command->add_option(
       "--statistics", options->convert.statistics,
       "Directory of what was learnt about the inputs, for all settings: one calibration run, by the "
       "first that needs it, instead of one a setting");
-  command->add_option("--window", options->perplexity.window, "Tokens of a window of the text")
+  command->add_option(
+      "--device", options->evaluation.linear.placement.device,
+      "Where models are measured, cpu or cuda (default: cuda where there is a card); they are "
+      "converted on the CPU");
+  command->add_option("--window", options->evaluation.perplexity.window, "Tokens of a window of the text")
       ->capture_default_str();
-  command->add_option("--max-windows", options->perplexity.max_windows, "Only the first N windows (0: all)")
+  command
+      ->add_option("--max-windows", options->evaluation.perplexity.max_windows,
+                   "Only the first N windows (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--hellaswag", options->hellaswag,
+                      "HellaSwag as well: the official jsonl, or six lines a task");
+  command->add_option("--max-tasks", options->max_tasks, "Only its first N tasks (0: all)")
       ->check(CLI::NonNegativeNumber);
   command->add_option(
       "--speed", options->speed,

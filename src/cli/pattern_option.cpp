@@ -26,6 +26,13 @@ PackedLayout parse_layout_option(const std::string& text) {
   fail(ErrorKind::kUsage, "layout \"{}\": there are slide and split", printable(text));
 }
 
+std::optional<bool> parse_rounding_option(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  if (text != "gptq" && text != "nearest")
+    fail(ErrorKind::kUsage, "--rounding \"{}\": there are nearest and gptq", printable(text));
+  return text == "gptq";
+}
+
 bool parse_target_speed(const std::string& text, ConvertOptions& options) {
   constexpr std::string_view kWord = "speed=";
   if (!text.starts_with(kWord)) return false;

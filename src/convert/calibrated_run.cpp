@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/log.h"
 #include "core/text.h"
@@ -31,7 +32,15 @@ bool is_full(const ConvertOptions& options) {
   return options.method == PruneMethod::kSparseGpt;
 }
 
+bool can_use_gptq(const ConvertOptions& options) {
+  return is_full(options) && options.dtype == DType::kF8E4M3;
+}
+
 }  // namespace
+
+bool uses_gptq(const ConvertOptions& options) {
+  return options.gptq.value_or(can_use_gptq(options));
+}
 
 std::string pruned_along(const ConvertOptions& options) {
   std::string text = fmt::format("{} {} {}", prune_method_name(options.method), options.pattern.to_string(),
@@ -42,6 +51,7 @@ std::string pruned_along(const ConvertOptions& options) {
   }
   for (const std::string& glob : options.skip) text += fmt::format(", {} dense", printable(glob));
   if (is_full(options)) text += fmt::format(", dampening {}, {} refits", options.dampening, options.refits);
+  if (uses_gptq(options)) text += ", gptq";
   return text;
 }
 
@@ -67,6 +77,7 @@ GroupPrune group_prune(const ConvertOptions& options, const LinearTask& task) {
   prune.split = task.layout == PackedLayout::kSplit;
   prune.dampening = options.dampening;
   prune.refits = options.refits;
+  prune.round_to_fp8 = uses_gptq(options);
   return prune;
 }
 
@@ -74,6 +85,12 @@ CalibrationSource open_calibration(const ConvertOptions& options, const ModelDir
                                    const ModelConfig& config) {
   CalibrationSource result;
   const bool given = !options.calibration.text.empty() || !options.statistics.empty();
+  if (options.gptq.value_or(false) && !can_use_gptq(options)) {
+    fail(ErrorKind::kUsage,
+         "--rounding gptq: for --method sparsegpt and --dtype fp8, not {} and {}; it needs full second "
+         "moments, and codes of INT8 and BF16 are fine enough without",
+         prune_method_name(options.method), dtype_word(options.dtype));
+  }
   if (!needs_calibration(options.method)) {
     if (given) {
       fail(ErrorKind::kUsage,

@@ -43,6 +43,7 @@ std::string identity_of(const ModelDirectory& source, const ConvertOptions& opti
                          {"statistics", calibration.origin.along},
                          {"dampening", options.dampening},
                          {"refits", options.refits},
+                         {"gptq", uses_gptq(options)},
                          {"dtype", dtype_name(options.dtype)},
                          {"method", prune_method_name(options.method)},
                          {"skip", options.skip},
@@ -271,6 +272,7 @@ PackedInfo packed_info(const ConvertOptions& options, const ConvertPlan& plan,
     info.calibration =
         fmt::format("{}; second moments along {}", calibration.origin.calibration, calibration.origin.along);
   }
+  if (uses_gptq(options)) info.calibration += "; codes by gptq";
   if (budget) {
     info.calibration += fmt::format("; patterns chosen for {} times dense, {:.4f} by the speeds of {}",
                                     budget->target, budget->speed, printable(budget->speeds, 400));

@@ -45,11 +45,17 @@ struct ConvertOptions {
   double dampening = 0.01;    // SparseGPT: share of the mean second moment that is added to the diagonal
   int refits = 10;            // SparseGPT: steps of conjugate gradients after the masks are settled
   DType head = DType::kBF16;  // or I8: quantised, never pruned
+  // FP8: codes that make up for each other (obs_round() in prune/obs.h), not each the nearest. Unset: with
+  // SparseGPT, the one method whose statistics can tell.
+  std::optional<bool> gptq;
   bool force = false;
   bool quiet = false;
   std::int64_t shard_bytes = 5'000'000'000;
   std::int64_t commit_bytes = 256 << 20;
 };
+
+// Whether codes are to be chosen by GPTQ: as options.gptq says, or what is best where it says nothing.
+bool uses_gptq(const ConvertOptions& options);
 
 // Prunes, quantises and packs a model, tensor by tensor, in blocks of rows: memory does not grow with the
 // model. The split layout, Wanda and SparseGPT hold one fused group at a time, and calibration the

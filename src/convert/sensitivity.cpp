@@ -121,8 +121,9 @@ class SensitivityRun {
       require(tasks.front().group == group.name, "{} is planned where {} is tried", tasks.front().group,
               group.name);
       std::vector<float> copy = moments;  // pruning works in place
-      const PrunedGroup pruned =
-          prune_source_group(source_, tasks, group_prune(options_, tasks.front()), copy);
+      GroupPrune prune = group_prune(options_, tasks.front());
+      prune.round_to_fp8 = false;  // what is measured is pruning, for any dtype
+      const PrunedGroup pruned = prune_source_group(source_, tasks, prune, copy);
       group.errors[result_.patterns[p].to_string()] = pruned.result.error;
       if (!reference) continue;
       std::vector<const std::uint16_t*> weights;

@@ -175,6 +175,11 @@ GroupPruneResult prune_by_surgery(const GroupPrune& prune, float* w, std::int64_
   result.error_masked = error.of(w, true);
   result.error = error.of(w, false);
   result.perm = order.perm;
+  if (prune.round_to_fp8) {
+    permute(order.perm, w, rows, k, false);
+    obs_round(factor, w, rows, k);
+    permute(order.perm, w, rows, k, true);
+  }
   return result;
 }
 

@@ -18,14 +18,15 @@ struct GroupPrune {
   bool split = false;                            // layout split: the pattern's budget, channels chosen
   double dampening = 0.01;                       // SparseGPT: factor_inverse()
   int refits = 10;                               // SparseGPT: steps of refit_weights()
+  bool round_to_fp8 = false;                     // SparseGPT: obs_round() of what is kept
   SplitSearch search;
 };
 
 struct GroupPruneResult {
   std::vector<std::int32_t> perm;  // split: [k]; else empty
   // Change of the outputs over the outputs, as sums of squares over calibration tokens: when the dropped
-  // weights are only set to zero, and with what the method changed besides. -1: no statistics. Wanda knows
-  // the inputs' squares only and takes them for uncorrelated.
+  // weights are only set to zero, and with what the method changed besides, before any rounding. -1: no
+  // statistics. Wanda knows the inputs' squares only and takes them for uncorrelated.
   double error_masked = -1;
   double error = -1;
   double dampening = 0;   // that was needed

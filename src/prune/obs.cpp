@@ -4,11 +4,13 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/cpu.h"
 #include "core/fail.h"
 #include "core/isa_targets.h"
 #include "core/linear_algebra.h"
+#include "core/numeric.h"
 #include "core/parallel.h"
 #include "core/text.h"
 
@@ -114,7 +116,7 @@ SLIDESPARSE_INLINE double prune_columns(const InverseFactor& factor, std::span<c
   return loss;
 }
 
-struct Loops {
+struct PruneLoops {
   using Function = double (*)(const InverseFactor&, std::span<const GroupPlan>, std::int64_t, std::int64_t,
                               float*, float*);
   static double portable(const InverseFactor& factor, std::span<const GroupPlan> groups, std::int64_t begin,
@@ -133,6 +135,85 @@ struct Loops {
     return active_isa() == Isa::kAvx512 ? avx512 : active_isa() == Isa::kAvx2 ? avx2 : portable;
   }
 };
+
+// What is settled of a row before any weight is rounded.
+struct RowRounding {
+  float scale = 0;           // 0: a row of zeros, or so small that it has none
+  std::int64_t largest = 0;  // channel of the weight that gives the scale: it keeps the largest code, so that
+                             // quantising the result finds the same scale
+  std::vector<bool> kept;    // [k]: not zero
+};
+
+RowRounding plan_rounding(const float* w, std::int64_t k) {
+  RowRounding plan;
+  plan.kept.resize(static_cast<std::size_t>(k));
+  for (std::int64_t c = 0; c < k; ++c) {
+    plan.kept[static_cast<std::size_t>(c)] = w[c] != 0.0f;
+    if (std::abs(w[c]) > std::abs(w[plan.largest])) plan.largest = c;
+  }
+  const auto rounded = [](float value) { return bf16_to_float(float_to_bf16(value)); };
+  plan.scale = rounded(rounded(std::abs(w[plan.largest])) / kE4M3Max);
+  return plan;
+}
+
+// Columns [begin, end) of one row, each rounded when those before it have been; `changes` as above.
+SLIDESPARSE_INLINE void round_columns(const InverseFactor& factor, std::int64_t begin, std::int64_t end,
+                                      const RowRounding& plan, float* w, float* changes) {
+  for (std::int64_t c = begin; c < end; ++c) {
+    float code = 0;
+    if (c == plan.largest) {
+      code = std::copysign(kE4M3Max, w[c]);
+    } else if (plan.kept[static_cast<std::size_t>(c)]) {
+      code = e4m3_to_float(float_to_e4m3(w[c] / plan.scale));
+    }
+    const float* row = factor.row(c);
+    const float change = (w[c] - code * plan.scale) / row[c];
+    changes[c - begin] = change;
+    subtract_scaled(change, row + c, w + c, end - c);
+    w[c] = code == 0.0f ? 0.0f : code * plan.scale;
+  }
+}
+
+struct RoundLoops {
+  using Function = void (*)(const InverseFactor&, std::int64_t, std::int64_t, const RowRounding&, float*,
+                            float*);
+  static void portable(const InverseFactor& factor, std::int64_t begin, std::int64_t end,
+                       const RowRounding& plan, float* w, float* changes) {
+    round_columns(factor, begin, end, plan, w, changes);
+  }
+  SLIDESPARSE_AVX2 static void avx2(const InverseFactor& factor, std::int64_t begin, std::int64_t end,
+                                    const RowRounding& plan, float* w, float* changes) {
+    round_columns(factor, begin, end, plan, w, changes);
+  }
+  SLIDESPARSE_AVX512 static void avx512(const InverseFactor& factor, std::int64_t begin, std::int64_t end,
+                                        const RowRounding& plan, float* w, float* changes) {
+    round_columns(factor, begin, end, plan, w, changes);
+  }
+  static Function best() {
+    return active_isa() == Isa::kAvx512 ? avx512 : active_isa() == Isa::kAvx2 ? avx2 : portable;
+  }
+};
+
+// Settles the columns [0, count) of all rows, `block` at a time: prepare(begin, end) gives a function that
+// settles these of one row, (row number, row, changes), and `changes` times their rows of U is what the
+// columns behind the block then lose.
+template <typename Prepare>
+void for_blocks(const InverseFactor& factor, std::int64_t count, std::int64_t block, float* w,
+                std::int64_t rows, std::int64_t ld, const Prepare& prepare) {
+  const std::int64_t k = factor.k;
+  std::vector<float> changes(static_cast<std::size_t>(rows * block));
+  for (std::int64_t begin = 0; begin < count; begin += block) {
+    const std::int64_t end = std::min(begin + block, count);
+    const auto settle = prepare(begin, end);
+    parallel_for(rows, 4, [&](std::int64_t first_row, std::int64_t last_row) {
+      for (std::int64_t r = first_row; r < last_row; ++r) settle(r, w + r * ld, changes.data() + r * block);
+    });
+    if (end < k) {
+      multiply({rows, k - end, end - begin, -1.0f, 1.0f}, changes.data(), block, factor.row(begin) + end, k,
+               w + end, ld);
+    }
+  }
+}
 
 // Lower triangle of H in reverse order, dampened: its Cholesky factor L gives U = L^-1 reversed.
 void fill_reversed(std::span<const float> moments, std::int64_t k, std::span<const std::int32_t> order,
@@ -214,30 +295,39 @@ double obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, fl
                  std::int64_t ld) {
   require(group >= 4 && group <= kMaxGroup && pruned >= 0 && pruned <= factor.k,
           "groups of {} over {} of {} channels", group, pruned, factor.k);
-  const std::int64_t k = factor.k;
-  const std::int64_t block = kBlock / group * group;
-  const auto prune = Loops::best();
-  std::vector<float> changes(static_cast<std::size_t>(rows * block));
+  const auto prune = PruneLoops::best();
   std::vector<double> losses(static_cast<std::size_t>(rows), 0.0);
-  for (std::int64_t begin = 0; begin < pruned; begin += block) {
-    const std::int64_t end = std::min(begin + block, pruned);
+  for_blocks(factor, pruned, kBlock / group * group, w, rows, ld, [&](std::int64_t begin, std::int64_t end) {
     std::vector<GroupPlan> groups;
     for (std::int64_t first = begin; first < end; first += group) {
       const int lanes = static_cast<int>(std::min<std::int64_t>(group, end - first));
       groups.push_back(plan_group(factor, first, lanes, std::max(0, lanes - (group - 2))));
     }
-    parallel_for(rows, 4, [&](std::int64_t first_row, std::int64_t last_row) {
-      for (std::int64_t r = first_row; r < last_row; ++r) {
-        losses[static_cast<std::size_t>(r)] +=
-            prune(factor, groups, begin, end, w + r * ld, changes.data() + r * block);
-      }
-    });
-    if (end < k) {
-      multiply({rows, k - end, end - begin, -1.0f, 1.0f}, changes.data(), block, factor.row(begin) + end, k,
-               w + end, ld);
-    }
-  }
+    return [&, groups = std::move(groups), begin, end](std::int64_t r, float* row, float* changes) {
+      losses[static_cast<std::size_t>(r)] += prune(factor, groups, begin, end, row, changes);
+    };
+  });
   return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+void obs_round(const InverseFactor& factor, float* w, std::int64_t rows, std::int64_t ld) {
+  const std::int64_t k = factor.k;
+  const auto round = RoundLoops::best();
+  std::vector<RowRounding> plans(static_cast<std::size_t>(rows));
+  parallel_for(rows, 4, [&](std::int64_t first_row, std::int64_t last_row) {
+    for (std::int64_t r = first_row; r < last_row; ++r)
+      plans[static_cast<std::size_t>(r)] = plan_rounding(w + r * ld, k);
+  });
+  for_blocks(factor, k, kBlock, w, rows, ld, [&](std::int64_t begin, std::int64_t end) {
+    return [&, begin, end](std::int64_t r, float* row, float* changes) {
+      const RowRounding& plan = plans[static_cast<std::size_t>(r)];
+      if (plan.scale > 0) {
+        round(factor, begin, end, plan, row, changes);
+      } else {
+        std::fill_n(changes, end - begin, 0.0f);
+      }
+    };
+  });
 }
 
 }  // namespace slidesparse

@@ -38,4 +38,11 @@ InverseFactor factor_inverse(std::span<const float> second_moments, std::int64_t
 double obs_prune(const InverseFactor& factor, int group, std::int64_t pruned, float* w, std::int64_t rows,
                  std::int64_t ld);
 
+// Rounds w [rows, k] (stride ld, channels in the factor's order) in place to FP8 E4M3 codes times one scale a
+// row, the one that quantise_weight_rows() (quant/weights.h) gives BF16 weights: channel by channel, and
+// those that are not rounded yet make up for it (GPTQ, arXiv 2210.17323, section 3). Weights that are zero
+// stay so. What comes out, rounded to BF16 and quantised by that function, has the same codes. Rows are
+// independent.
+void obs_round(const InverseFactor& factor, float* w, std::int64_t rows, std::int64_t ld);
+
 }  // namespace slidesparse

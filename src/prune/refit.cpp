@@ -18,6 +18,9 @@ class Refit {
  public:
   Refit(std::span<const float> moments, double added, std::int64_t k, std::int64_t rows)
       : moments_(moments), added_(static_cast<float>(added)), k_(k), rows_(rows) {
+    // Beside each other: in the matrix each is in a line of its own.
+    diagonal_.resize(static_cast<std::size_t>(k));
+    for (std::int64_t c = 0; c < k; ++c) diagonal_[at(c)] = moments_[at(c * k + c)] + added_;
     const auto size = static_cast<std::size_t>(rows * k);
     residual_.resize(size);
     direction_.resize(size);
@@ -47,7 +50,7 @@ class Refit {
 
  private:
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-  float diagonal(std::int64_t c) const { return moments_[at(c * k_ + c)] + added_; }
+  float diagonal(std::int64_t c) const { return diagonal_[at(c)]; }
 
   template <typename Body>
   void for_rows(const Body& body) {
@@ -91,7 +94,7 @@ class Refit {
   float added_;
   std::int64_t k_;
   std::int64_t rows_;
-  std::vector<float> residual_, direction_, image_;
+  std::vector<float> diagonal_, residual_, direction_, image_;
   std::vector<double> slope_;
 };
 

@@ -79,8 +79,9 @@ Comparison compare_results(const Results& here, const Results& there) {
     const Figure* mine = cell.figure(main_figure(cell.phase));
     const Figure* other = there.cells[found->second].figure(main_figure(cell.phase));
     const bool alike = unlike_words(cell.changes) == unlike_words(there.cells[found->second].changes);
-    if (mine != nullptr && other != nullptr && !alike) continue;
-    if (mine != nullptr && other != nullptr && other->value > 0) {
+    if (mine != nullptr && other != nullptr && !alike) {
+      comparison.unlike.push_back(i);
+    } else if (mine != nullptr && other != nullptr && other->value > 0) {
       ComparedCell pair{i, found->second, ratio_of(*mine, *other), false};
       pair.changed = pair.ratio.spread && verdict(pair.ratio) != Verdict::kWithinSpread;
       comparison.both.push_back(pair);
@@ -107,6 +108,7 @@ std::vector<Block> comparison_blocks(const ReportView& view, const Results& ther
       {words("compare.machines", machine_versions(view.results, words), machine_versions(there, words)),
        words("compare.both", number(comparison.both.size()), number(changed.size())),
        words("compare.gained", number(comparison.gained.size()), number(comparison.lost.size())),
+       words("compare.unlike", number(comparison.unlike.size())),
        words("compare.only", number(comparison.only_here), number(comparison.only_there))}});
   if (!changed.empty()) {
     blocks.emplace_back(pairs_table(view, there, changed));

@@ -18,6 +18,7 @@ struct ComparedCell {
 struct Comparison {
   std::vector<ComparedCell> both;             // measured in both
   std::vector<std::size_t> gained, lost;      // in both, measured here only; there only (indices here)
+  std::vector<std::size_t> unlike;            // measured in both, after different changes by a retry
   std::size_t only_here = 0, only_there = 0;  // cells that the other database lacks
 };
 

@@ -91,6 +91,7 @@ Json comparison_json(const ReportView& view, const Results& there, const Compari
   return {{"both", both},
           {"gained", comparison.gained},
           {"lost", comparison.lost},
+          {"unlike", comparison.unlike},
           {"only_here", comparison.only_here},
           {"only_there", comparison.only_there}};
 }

@@ -93,6 +93,8 @@ constexpr std::array kWords{
     WordEntry{"compare.lost.caption", "Cells that only the other database has a figure of"},
     WordEntry{"compare.machines", "Here: {0}. There: {1}."},
     WordEntry{"compare.only", "Cells that only this database has: {0}; only the other: {1}."},
+    WordEntry{"compare.unlike",
+              "Measured in both, but not alike (a retry changed how), and so not compared: {0}."},
     WordEntry{"completeness.caption", "Measured / planned: {0}"},
     WordEntry{"contents", "Contents"},
     WordEntry{"end.deadline", "deadline"},

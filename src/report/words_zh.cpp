@@ -80,6 +80,7 @@ constexpr std::array kWords{
     WordEntry{"compare.lost.caption", "仅另一数据库有数值的单元"},
     WordEntry{"compare.machines", "本数据库：{0}。另一数据库：{1}。"},
     WordEntry{"compare.only", "仅存在于本数据库的单元：{0}；仅存在于另一数据库：{1}。"},
+    WordEntry{"compare.unlike", "两边均已测但测法不同（重试改变了条件），不作比较：{0}。"},
     WordEntry{"completeness.caption", "已测 / 计划：{0}"},
     WordEntry{"contents", "目录"},
     WordEntry{"end.deadline", "到达时限"},

@@ -424,6 +424,30 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   EXPECT_EQ(second.out, first.out);
   EXPECT_EQ(second.err.find("wanda 6:8/split: perplexity"), std::string::npos);
 
+  // HellaSwag beside it: what was measured without is of no use, what was measured with it is kept.
+  std::ofstream(path("tasks.txt")) << "A man sits. he\n3\nruns.\nswims.\nflies.\nstands up.\n"
+                                      "A dog eats. it\n0\nbarks.\nsings.\nreads.\nwrites.\n";
+  std::vector<std::string> with_tasks = command;
+  with_tasks.insert(with_tasks.end(), {"--hellaswag", path("tasks.txt")});
+  const Result tasks = run(with_tasks);
+  EXPECT_EQ(tasks.code, 0) << tasks.err;
+  EXPECT_THAT(tasks.out, HasSubstr("acc_norm"));
+  EXPECT_THAT(tasks.err, HasSubstr("wanda 6:8/split: perplexity"));
+  const auto scored = nlohmann::json::parse(read_file(path("points.json")))["points"];
+  EXPECT_EQ(scored[1]["perplexity"], json["points"][1]["perplexity"]);
+  for (const auto& point : scored) {
+    const double share = point["acc_norm"];
+    EXPECT_TRUE(share == 0 || share == 0.5 || share == 1) << share;
+    EXPECT_DOUBLE_EQ(point["acc_norm_error"], share == 0.5 ? 0.5 : 0.0);
+  }
+  const Result tasks_again = run(with_tasks);
+  EXPECT_EQ(tasks_again.out, tasks.out);
+  EXPECT_EQ(tasks_again.err.find("perplexity"), std::string::npos);
+  with_tasks.insert(with_tasks.end(), {"--max-tasks", "1"});
+  EXPECT_EQ(run(with_tasks).code, 0);
+  for (const auto& point : nlohmann::json::parse(read_file(path("points.json")))["points"])
+    EXPECT_TRUE(point["acc_norm"] == 0 || point["acc_norm"] == 1);
+
   // Targets beside patterns: two of them share the sensitivities.
   std::vector<std::string> targets = command;
   targets.insert(targets.end(), {"--setting", "wanda speed=1.1", "--setting", "wanda speed=1.2/slide"});
@@ -445,6 +469,9 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   expect_error(refused({"--setting", "sparsegpt 6:8"}), 2, {"--calibration FILE"});
   expect_error(refused({"--setting", "sparsegpt speed=fast"}), 2, {"speed=fast", "a number is needed"});
   expect_error(refused({"--setting", "magnitude speed=1.1"}), 2, {"use wanda or sparsegpt"});
+  expect_error(refused({"--setting", "magnitude 6:8", "--rounding", "up"}), 2, {"--rounding \"up\""});
+  expect_error(refused({"--setting", "magnitude 6:8", "--device", "tpu"}), 2, {"tpu"});
+  expect_error(refused({"--setting", "magnitude 6:8", "--hellaswag", path("text.txt")}), 1, {"text.txt"});
   std::ofstream(path("bad.json")) << R"({"slide": {"6:8": -1}})";
   expect_error(refused({"--setting", "magnitude 6:8", "--speed", path("bad.json")}), 1,
                {"bad.json: slide", "6:8"});

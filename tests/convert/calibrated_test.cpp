@@ -146,6 +146,40 @@ TEST_F(Calibrated, WritesWhatPruneGroupGives) {
   }
 }
 
+// Along the same statistics: the same weights, other codes. It is what SparseGPT does unasked.
+TEST_F(Calibrated, GptqChoosesOtherCodes) {
+  for (const PackedLayout layout : {PackedLayout::kSlide, PackedLayout::kSplit}) {
+    SCOPED_TRACE(packed_layout_name(layout));
+    const std::string name(packed_layout_name(layout));
+    ConvertOptions options = this->options(PruneMethod::kSparseGpt, "6:8", layout, name + "-nearest");
+    options.gptq = false;
+    options.statistics = space_ / (name + "-statistics");
+    const ConvertReport nearest = convert_model(options);
+    options.target = space_ / (name + "-gptq");
+    options.gptq.reset();
+    const ConvertReport gptq = convert_model(options);
+    EXPECT_THAT(info_of(name + "-gptq").calibration, HasSubstr("; codes by gptq"));
+    EXPECT_EQ(info_of(name + "-nearest").calibration.find("gptq"), std::string::npos);
+    ASSERT_EQ(gptq.layers.size(), nearest.layers.size());
+    for (std::size_t i = 0; i < gptq.layers.size(); ++i) {
+      EXPECT_EQ(gptq.layers[i].error_masked, nearest.layers[i].error_masked);
+      EXPECT_EQ(gptq.layers[i].error, nearest.layers[i].error);
+    }
+    unpack_model({space_ / (name + "-nearest"), space_ / (name + "-1"), false, true});
+    unpack_model({space_ / (name + "-gptq"), space_ / (name + "-2"), false, true});
+    auto one = load_tensors(space_ / (name + "-1")), two = load_tensors(space_ / (name + "-2"));
+    const std::string linear = "model.layers.0.mlp.down_proj.weight";
+    const std::string &a = find_tensor(one, linear).bytes, &b = find_tensor(two, linear).bytes;
+    ASSERT_EQ(a.size(), b.size());
+    std::size_t moved = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      if ((a[i] & 0x7f) == 0 || (b[i] & 0x7f) == 0) continue;
+      moved += a[i] != b[i] ? 1 : 0;
+    }
+    EXPECT_GT(moved, a.size() / 20);
+  }
+}
+
 TEST_F(Calibrated, StatisticsSpareTheRunAndGiveTheSameBytes) {
   for (const PruneMethod method : {PruneMethod::kWanda, PruneMethod::kSparseGpt}) {
     const std::string name(prune_method_name(method));
@@ -252,6 +286,12 @@ TEST_F(Calibrated, RefusesWhatCannotBeDone) {
   bad = good;
   bad.dampening = 0;
   EXPECT_THAT(refusal(bad), HasSubstr("--dampening 0"));
+  for (const PruneMethod method : {PruneMethod::kMagnitude, PruneMethod::kWanda, PruneMethod::kSparseGpt}) {
+    bad = options(method, "6:8", PackedLayout::kSlide, "out", DType::kI8);
+    bad.gptq = true;
+    EXPECT_THAT(refusal(bad), HasSubstr("--rounding gptq: for --method sparsegpt and --dtype fp8, not " +
+                                        std::string(prune_method_name(method)) + " and int8"));
+  }
   bad = options(PruneMethod::kMagnitude, "6:8", PackedLayout::kSlide);
   bad.calibration.text = (space_ / "text").string();
   EXPECT_THAT(refusal(bad), HasSubstr("--method magnitude looks at weights only"));

@@ -9,9 +9,11 @@
 #include <numeric>
 
 #include "core/linear_algebra.h"
+#include "core/numeric.h"
 #include "core/parallel.h"
 #include "dense_oracle.h"
 #include "prune/refit.h"
+#include "quant/weights.h"
 #include "slidesparse/core/error.h"
 
 namespace slidesparse {
@@ -199,6 +201,125 @@ TEST(ObsPrune, DoesNotDependOnThreadsAndKeepsToItsRows) {
     for (std::int64_t i = k; i < ld; ++i)
       EXPECT_EQ(one[static_cast<std::size_t>(r * ld + i)], before[static_cast<std::size_t>(r * ld + i)]);
   }
+}
+
+// Weights with two zeros in each group of eight and a zero row at the end.
+std::vector<float> pruned_weights(std::int64_t rows, std::int64_t k, std::uint64_t seed) {
+  std::vector<float> w = random_weights(rows * k, seed);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < k; ++i) {
+      if (i % 8 == (r + 2) % 8 || i % 8 == (r + 5) % 8 || r == rows - 1)
+        w[static_cast<std::size_t>(r * k + i)] = 0;
+    }
+  }
+  return w;
+}
+
+// One row: the codes of nearest values, but each channel's change is answered by all later ones.
+std::vector<double> plain_rounding(const Matrix& h, std::vector<double> w) {
+  const std::vector<double> before = w;
+  std::size_t largest = 0;
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    if (std::abs(w[i]) > std::abs(w[largest])) largest = i;
+  }
+  const auto bf16 = [](double value) { return bf16_to_float(float_to_bf16(static_cast<float>(value))); };
+  const auto scale = static_cast<double>(bf16(static_cast<double>(bf16(std::abs(w[largest]))) / 448.0));
+  if (scale == 0) return w;
+  for (std::size_t c = 0; c < w.size(); ++c) {
+    double code = static_cast<double>(e4m3_to_float(float_to_e4m3(static_cast<float>(w[c] / scale))));
+    if (before[c] == 0) code = 0;
+    if (c == largest) code = w[c] > 0 ? 448 : -448;
+    std::vector<bool> fixed(w.size(), false);
+    std::vector<double> required(w.size(), 0.0);
+    for (std::size_t i = 0; i <= c; ++i) fixed[i] = true;
+    required[c] = code * scale - w[c];
+    const std::vector<double> step = best_change(h, fixed, required);
+    for (std::size_t i = 0; i < w.size(); ++i) w[i] += step[i];
+    w[c] = code * scale;
+  }
+  return w;
+}
+
+TEST(ObsRound, EqualsThePlainRule) {
+  const std::int64_t k = 40, rows = 7;
+  const std::vector<float> moments = random_moments(k, 4 * k, 19, kPoison);
+  const auto order = shuffled(k, 20);
+  const InverseFactor factor = factor_inverse(mirrored(moments, k), k, order, kDampening, "layer");
+  const Matrix h = full_matrix(moments, k, order, kDampening * mean_diagonal(moments, k));
+  const std::vector<float> before = pruned_weights(rows, k, 21);
+  std::vector<float> w = before;
+  obs_round(factor, w.data(), rows, k);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::vector<double> want =
+        plain_rounding(h, {before.begin() + r * k, before.begin() + (r + 1) * k});
+    for (std::int64_t i = 0; i < k; ++i) {
+      EXPECT_NEAR(static_cast<double>(w[static_cast<std::size_t>(r * k + i)]),
+                  want[static_cast<std::size_t>(i)], 1e-6)
+          << r << "," << i;
+    }
+  }
+}
+
+// More columns than a block, a stride, any number of threads.
+TEST(ObsRound, GivesCodesThatQuantisingFindsAgainAndLosesLessThanTheNearest) {
+  const std::int64_t k = 300, ld = 310, rows = 9;
+  const std::vector<float> moments = random_moments(k, 700, 22, kPoison);
+  const InverseFactor factor = factor_inverse(mirrored(moments, k), k, {}, kDampening, "layer");
+  const std::vector<float> dense = pruned_weights(rows, k, 23);
+  std::vector<float> w(static_cast<std::size_t>(rows * ld), 7.0f);
+  for (std::int64_t r = 0; r < rows; ++r) std::copy_n(dense.begin() + r * k, k, w.begin() + r * ld);
+  std::vector<float> one = w;
+  set_thread_count(1);
+  obs_round(factor, one.data(), rows, ld);
+  set_thread_count(2);
+  obs_round(factor, w.data(), rows, ld);
+  set_thread_count(0);
+  EXPECT_EQ(one, w);
+
+  const auto quantise = [&](const std::vector<float>& values, std::int64_t stride) {
+    std::vector<std::uint16_t> rounded(values.size());
+    std::transform(values.begin(), values.end(), rounded.begin(), float_to_bf16);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * k));
+    std::vector<std::uint16_t> scales(static_cast<std::size_t>(rows));
+    quantise_weight_rows(DType::kBF16, rounded.data(), rows, k, stride, DType::kF8E4M3, codes.data(),
+                         scales.data());
+    std::vector<float> result(codes.size());
+    dequantise_weight_rows(DType::kF8E4M3, codes.data(), DType::kBF16, scales.data(), rows, k, result.data());
+    return result;
+  };
+  const std::vector<float> found = quantise(w, ld), nearest = quantise(dense, k);
+  const auto energy = [&](const std::vector<float>& values) {
+    std::vector<float> change(values.size());
+    std::transform(values.begin(), values.end(), dense.begin(), change.begin(), std::minus<>());
+    return output_energy(moments, k, change.data(), rows);
+  };
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < ld; ++i) {
+      const float got = w[static_cast<std::size_t>(r * ld + i)];
+      if (i >= k) {
+        EXPECT_EQ(got, 7.0f);
+        continue;
+      }
+      const auto at = static_cast<std::size_t>(r * k + i);
+      // Scale and product are rounded to BF16 once more: 2^-8 each, where codes are 2^-4 apart.
+      EXPECT_NEAR(found[at], got, 0x1p-6f * std::abs(got)) << r << "," << i;
+      if (dense[at] == 0.0f) {
+        EXPECT_EQ(got, 0.0f);
+      }
+    }
+  }
+  EXPECT_LT(energy(found), 0.7 * energy(nearest));
+}
+
+TEST(ObsRound, LeavesRowsAloneThatHaveNoScale) {
+  const std::int64_t k = 16;
+  const std::vector<float> moments = random_moments(k, 100, 24, kPoison);
+  const InverseFactor factor = factor_inverse(mirrored(moments, k), k, {}, kDampening, "layer");
+  std::vector<float> w(static_cast<std::size_t>(2 * k), 0.0f);
+  w[static_cast<std::size_t>(k + 3)] = 1e-40f;
+  const std::vector<float> before = w;
+  obs_round(factor, w.data(), 2, k);
+  EXPECT_EQ(w, before);
 }
 
 TEST(RefitWeights, EndsInTheLeastSquaresAnswerForTheWeightsThatAreLeft) {

@@ -128,6 +128,9 @@ TEST(Report, ComparesTwoDatabases) {
     const std::int64_t single = database.attempt(database.cell(plan, {.m = 4096}), run);
     database.end(single, {});
     database.measure(single, "tokens_per_second", "tokens/s", first, {}, {}, 1);
+    // Measured with FP8 keys and values in one of them.
+    database.measured(database.cell(plan, {.phase = "decode"}), run, 10, 0.01,
+                      third ? "kv_cache_dtype fp8" : "");
     database.commit();
   };
   fill("here.db", 100, 150, false);
@@ -141,11 +144,13 @@ TEST(Report, ComparesTwoDatabases) {
   EXPECT_FALSE(json["both"][2]["changed"]);
   EXPECT_EQ(json["lost"], nlohmann::json({2}));
   EXPECT_EQ(json["gained"].size(), 0u);
+  EXPECT_EQ(json["unlike"], nlohmann::json({5}));
   EXPECT_EQ(json["only_here"], 1);
   EXPECT_EQ(json["only_there"], 1);
   EXPECT_THAT(report.markdown,
               AllOf(HasSubstr("Measured in both: 3 cells, of which 1 changed beyond their spreads."),
-                    HasSubstr("no spread known"), HasSubstr("better")));
+                    HasSubstr("no spread known"), HasSubstr("better"),
+                    HasSubstr("not alike (a retry changed how), and so not compared: 1.")));
 }
 
 TEST(Report, SpeaksChinese) {
