@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, end to end: installs what is missing, builds, gets a real model (SmolLM2-135M-Instruct, Apache-2.0), converts it to
-# INT8 and FP8 at dense, 2:4, 4:6, 6:8 and 8:10 by SparseGPT (calibrated on the Debian Policy Manual), and to INT8 at 6:8 and 8:10 in the split
+# INT8 and FP8 at dense, 2:4, 4:6, 6:8 and 8:10 by SparseGPT (calibrated on the Debian Policy Manual), and to FP8 at 6:8 and 8:10 in the split
 # layout, measures quality, bytes and speed, prints one table, and lets the 6:8 model continue a sentence.
 # Safe to repeat: the build and finished conversions are reused, an interrupted conversion goes on, measurements are made anew.
 # demo.sh [--hellaswag FILE] [--max-tasks N] [--text FILE]
@@ -57,7 +57,7 @@ for dtype in int8 fp8; do
   add "$dtype-dense" "$dtype" dense
   for pattern in 2:4 4:6 6:8 8:10; do add "$dtype-${pattern/:/of}" "$dtype" "$pattern" "${sparsegpt[@]}"; done
 done
-for pattern in 6:8 8:10; do add "int8-${pattern/:/of}-split" int8 "$pattern/split" "${sparsegpt[@]}"; done
+for pattern in 6:8 8:10; do add "fp8-${pattern/:/of}-split" fp8 "$pattern/split" "${sparsegpt[@]}"; done
 
 echo "measuring $(basename "$text"): 4 windows of 1024 tokens, then prefill of 512 tokens and decode of one sequence"
 "$program" eval "$demo/smollm2" "${directories[@]}" --text "$text" --window 1024 --max-windows 4 "${hellaswag[@]}" \

@@ -13,11 +13,15 @@
 #   limited_decode  of limited, what its smallest weights are for
 #   shares    where the time of a step goes (ncu)
 #   sweep     the mission's matrix, resumed from $SLIDESPARSE_MEASURE_OUT/results.db, and its report
+#   quality   a model pruned in 28 ways, FP8 and INT8: perplexity of a whole text and HellaSwag; goes on where it was stopped
+#   general   our own kernels on slid (general) masks beside split ones: the speeds to the perplexities
 # SLIDESPARSE_MEASURE_OUT (default build/gpu-measure) takes JSON files and the tuning cache; SLIDESPARSE_MEASURE_M is tune's list of M,
 # SLIDESPARSE_MEASURE_PLAN (--native --no-convert) and SLIDESPARSE_MEASURE_DEADLINE (9m) are sweep's options of `plan mission` and its time.
+# quality takes a Hugging Face directory, a calibration text, a test text and HellaSwag tasks from SLIDESPARSE_MEASURE_MODEL, _CALIBRATION, _TEXT
+# and _HELLASWAG, and stops after SLIDESPARSE_MEASURE_SECONDS (3600).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,18s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,22s/^# //p' "$0" >&2; exit 2; }
 here=$1
 run=$here/run
 [ -x "$run" ] || { echo "error: $run: not there; unpack the archive of tools/gpu_package.sh first" >&2; exit 2; }
@@ -146,6 +150,35 @@ step_sweep() {
   slidesparse plan mission ${SLIDESPARSE_MEASURE_PLAN:---native --no-convert} | tail -n +2 >"$out/plan.json"
   slidesparse sweep "$out/plan.json" --db "$out/results.db" --cache "$cache" --deadline "${SLIDESPARSE_MEASURE_DEADLINE:-9m}"
   slidesparse --quiet report "$out/results.db" --out "$out/report"
+}
+
+# Both dtypes at once: one converts on the processor while the other is evaluated on the card.
+step_quality() {
+  local model=${SLIDESPARSE_MEASURE_MODEL:?} work=$out/quality dtype method settings=(--setting 'none dense')
+  mkdir -p "$work"
+  [ -f "$work/first/slidesparse_report.json" ] || slidesparse --quiet convert "$model" "$work/first" --pattern 6:8/split --dtype int8 \
+    --method sparsegpt --calibration "${SLIDESPARSE_MEASURE_CALIBRATION:?}" --statistics "$work/statistics" || return
+  for method in sparsegpt wanda magnitude; do
+    for pattern in 14:16 8:10 6:8 4:6 2:4 14:16/split 8:10/split 6:8/split 4:6/split; do
+      settings+=(--setting "$method $pattern")
+    done
+  done
+  for dtype in fp8 int8; do
+    timeout -s INT "${SLIDESPARSE_MEASURE_SECONDS:-3600}" \
+      "$run" slidesparse --quiet --threads $((($(nproc) + 1) / 2)) pareto "$model" --work "$work/$dtype" --dtype "$dtype" --statistics "$work/statistics" \
+      --text "${SLIDESPARSE_MEASURE_TEXT:?}" --hellaswag "${SLIDESPARSE_MEASURE_HELLASWAG:?}" --device cuda "${settings[@]}" \
+      --json "$out/quality-$dtype.json" >"$out/quality-$dtype.txt" 2>&1 &
+  done
+  wait
+  cat "$out"/quality-{fp8,int8}.txt
+}
+step_general() {
+  local options=(--model qwen2.5-7b --dtype fp8 --patterns dense,2:4,4:6,6:8,8:10,14:16 --min-seconds 0.1 --backend all) layout
+  for layout in slide split; do
+    slidesparse --quiet bench gemm "${options[@]}" --layout $layout --m 64 --json "$out/general-$layout-64.json" | grep -E 'sum|card'
+    slidesparse --quiet bench gemm "${options[@]}" --layout $layout --m 16384 --burst --json "$out/general-$layout-16384.json" |
+      grep -E 'sum|card'
+  done
 }
 
 for step in "$@"; do

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Runs what tools/gpu_package.sh packed.
-#   run tests [--sanitize memcheck|racecheck|initcheck] [--filter GTEST_FILTER] [--only PROGRAM]
+#   run tests [--sanitize memcheck|racecheck|initcheck|synccheck] [--guard] [--filter GTEST_FILTER] [--only PROGRAM]
 #                        every GPU test program; the last line is "N passed, N failed, N skipped"
+#                        --guard: with unmapped pages behind all device memory (core/cuda/guarded_memory.h)
 #   run slidesparse ...  the program
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
 if [ "${1:-}" != tests ]; then
-  [ "${1:-}" = slidesparse ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+  [ "${1:-}" = slidesparse ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
   shift
   exec "$here/bin/slidesparse" "$@"
 fi
@@ -16,6 +17,7 @@ shift
 sanitize='' filter='*' only='*'
 while [ $# -gt 0 ]; do
   case $1 in
+    --guard) export SLIDESPARSE_GUARD_PAGES=1; shift; continue ;;
     --sanitize) sanitize=$2 ;;
     --filter) filter=$2 ;;
     --only) only=$2 ;;

@@ -10,6 +10,7 @@
 #include "cli/dtype_names.h"
 #include "cli/gemm_subject.h"
 #include "cli/output.h"
+#include "cli/pattern_option.h"
 #include "core/dtype_words.h"
 #include "core/fail.h"
 #include "core/log.h"
@@ -26,6 +27,7 @@ struct BenchQuantCommand {
   std::string model, json;
   std::vector<std::string> dtypes{"fp8"}, patterns{"dense", "6:8"}, producers{"plain", "norm", "silu"};
   std::vector<std::int64_t> m{1, 64, 4096, 16384}, k;
+  std::string layout = "slide";
 };
 
 std::vector<Producer> parse_producers(const std::vector<std::string>& texts) {
@@ -60,14 +62,16 @@ QuantBenchOptions bench_options(const BenchQuantCommand& command, bool quiet) {
   for (const std::int64_t size : command.k) {
     if (size < 1) fail(ErrorKind::kUsage, "--k {}: must be at least 1", size);
   }
+  const bool split = parse_layout_option(command.layout) == PackedLayout::kSplit;
   for (const Producer producer : parse_producers(command.producers)) {
     for (const std::string& dtype : command.dtypes) {
       for (const Pattern pattern : parse_pattern_list(command.patterns)) {
         // 2:4 is multiplied as it is.
-        const int lift = pattern.is_dense() || pattern.half_group() == 2 ? 0 : pattern.half_group();
+        const bool as_is = pattern.is_dense() || pattern.half_group() == 2;
+        const int lift = as_is || split ? 0 : pattern.half_group();
         for (const std::int64_t m : command.m) {
           for (const std::int64_t k : widths(command))
-            options.cases.push_back({producer, parse_dtype_option(dtype), lift, false, m, k});
+            options.cases.push_back({producer, parse_dtype_option(dtype), lift, split && !as_is, m, k});
         }
       }
     }
@@ -76,8 +80,9 @@ QuantBenchOptions bench_options(const BenchQuantCommand& command, bool quiet) {
   return options;
 }
 
-std::string lift_text(int lift) {
-  return lift == 0 ? "none" : Pattern::of_half_group(lift).to_string();
+std::string order_text(const QuantBenchCase& problem) {
+  if (problem.gather) return "gather";
+  return problem.lift == 0 ? "none" : Pattern::of_half_group(problem.lift).to_string();
 }
 
 void print_table(const QuantBenchResult& result) {
@@ -88,7 +93,7 @@ void print_table(const QuantBenchResult& result) {
                   {kLeft, kLeft, kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight});
   for (const QuantBenchRow& row : result.rows) {
     table.add_row({std::string(producer_name(row.problem.producer)),
-                   std::string(dtype_word(row.problem.dtype)), lift_text(row.problem.lift),
+                   std::string(dtype_word(row.problem.dtype)), order_text(row.problem),
                    fmt::format("{}", row.problem.m), fmt::format("{}", row.problem.k),
                    fmt::format("{:.2f} ({:.2f}..{:.2f})", 1e6 * row.seconds.median, 1e6 * row.seconds.low,
                                1e6 * row.seconds.high),
@@ -105,7 +110,7 @@ ordered_json rows_json(const QuantBenchResult& result) {
   for (const QuantBenchRow& row : result.rows) {
     rows.push_back({{"producer", producer_name(row.problem.producer)},
                     {"dtype", dtype_word(row.problem.dtype)},
-                    {"lift", lift_text(row.problem.lift)},
+                    {"lift", order_text(row.problem)},
                     {"m", row.problem.m},
                     {"k", row.problem.k},
                     {"bytes", row.bytes},
@@ -143,6 +148,9 @@ void add_bench_quant(CLI::App& bench, const GlobalOptions& global) {
   command->add_option("--dtype", options->dtypes, "List of int8, fp8")->delimiter(',')->capture_default_str();
   command->add_option("--patterns", options->patterns, "List of patterns, which decide the lift")
       ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--layout", options->layout, "slide: lift to the pattern; split: gather by a permutation")
       ->capture_default_str();
   command->add_option("--producers", options->producers, "List of plain, norm, silu")
       ->delimiter(',')

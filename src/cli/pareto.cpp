@@ -1,10 +1,12 @@
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -65,6 +67,7 @@ struct Point {
   double error = 0;  // standard
   std::optional<Accuracy> hellaswag;
   std::int64_t bytes = 0;
+  WorkShares work;
   double speed = 0;    // predicted, over dense
   double seconds = 0;  // of conversion
   bool best = false;   // no other is better without being slower
@@ -110,7 +113,9 @@ class Results {
 
   std::optional<Point> find(const std::string& key) const {
     const auto found = json_.find(key);
-    if (found == json_.end()) return std::nullopt;
+    // Older files have a speed instead of what it is made from.
+    if (found == json_.end() || !found->contains("work") || !found->at("work").is_object())
+      return std::nullopt;
     const std::string where = file_.string() + ": " + key;
     Point point;
     point.setting = json_string(*found, "setting", where);
@@ -120,14 +125,27 @@ class Results {
       point.hellaswag = Accuracy{json_number(*found, "acc_norm", where, 0, 1),
                                  json_number(*found, "acc_norm_error", where, 0, 1)};
     point.bytes = json_int(*found, "bytes", where, 0, std::int64_t{1} << 62);
-    point.speed = json_number(*found, "speed", where, 0, 1e6);
+    for (const PackedLayout layout : {PackedLayout::kSlide, PackedLayout::kSplit}) {
+      const Json& work = found->at("work");
+      const std::string name(packed_layout_name(layout));
+      const Json* shares = json_object_or_null(work, name, where);
+      if (shares == nullptr) continue;
+      for (const auto& item : shares->items())
+        point.work[{item.key(), layout}] = json_number(*shares, item.key(), where, 0, 1);
+    }
     point.seconds = json_number(*found, "seconds", where, 0, 1e9);
     return point;
   }
 
   void keep(const std::string& key, const Point& point) {
-    json_[key] = {{"setting", point.setting}, {"perplexity", point.perplexity}, {"error", point.error},
-                  {"bytes", point.bytes},     {"speed", point.speed},           {"seconds", point.seconds}};
+    json_[key] = {{"setting", point.setting},
+                  {"perplexity", point.perplexity},
+                  {"error", point.error},
+                  {"bytes", point.bytes},
+                  {"seconds", point.seconds}};
+    json_[key]["work"] = Json::object();
+    for (const auto& [of, share] : point.work)
+      json_[key]["work"][std::string(packed_layout_name(of.second))][of.first] = share;
     if (point.hellaswag) {
       json_[key]["acc_norm"] = point.hellaswag->value;
       json_[key]["acc_norm_error"] = point.hellaswag->error;
@@ -150,6 +168,24 @@ void mark_best(std::vector<Point>& points) {
   }
 }
 
+// A logarithmic axis that fits: by itself it would reach from one power of ten to the next.
+std::string perplexity_axis(const std::vector<Point>& points) {
+  constexpr double kMargin = 1.06;
+  const auto [low, high] =
+      std::minmax_element(points.begin(), points.end(),
+                          [](const Point& a, const Point& b) { return a.perplexity < b.perplexity; });
+  const double from = low->perplexity / kMargin, to = high->perplexity * kMargin;
+  std::vector<std::string> ticks;
+  for (int exponent = static_cast<int>(std::floor(std::log10(from))); std::pow(10, exponent) < to;
+       ++exponent) {
+    for (const double step : {1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0}) {
+      const double tick = step * std::pow(10, exponent);
+      if (tick >= from && tick <= to) ticks.push_back(fmt::format("{:g}", tick));
+    }
+  }
+  return fmt::format("set yrange [{}:{}]\nset ytics ({})\n", from, to, fmt::join(ticks, ", "));
+}
+
 std::string plot_program(const std::vector<Point>& points, const SpeedRatios& ratios,
                          const std::string& file) {
   std::string script = fmt::format(
@@ -159,6 +195,7 @@ std::string plot_program(const std::vector<Point>& points, const SpeedRatios& ra
       "set ylabel 'perplexity'\nset grid\nset logscale y\nset key off\nset offsets graph 0.08, graph 0.25, "
       "0, 0\n",
       file);
+  script += perplexity_axis(points);
   const auto panel = [&](const std::string& label, const auto& x_of) {
     script += fmt::format("set xlabel '{}'\n$points << EOD\n", label);
     for (const Point& point : points)
@@ -252,7 +289,10 @@ class Pareto {
     for (const std::string& text : texts) settings.push_back(parse_setting(text, options_.convert));
     std::vector<Point> points;
     points.reserve(settings.size());
-    for (const Setting& setting : settings) points.push_back(measure(setting));
+    for (const Setting& setting : settings) {
+      points.push_back(measure(setting));
+      points.back().speed = predicted_speed(ratios_, points.back().work);
+    }
     mark_best(points);
     return points;
   }
@@ -320,7 +360,8 @@ class Pareto {
                 found.perplexity->perplexity_error,
                 std::nullopt,
                 report.target_bytes,
-                predicted_speed(ratios_, report),
+                work_shares(report),
+                0,
                 report.seconds,
                 false};
     if (found.hellaswag)

@@ -45,7 +45,7 @@ SpeedRatios default_speed_ratios() {
       "H200, FP8, M = 16384, four linears of a 7B model (docs/measurements.md; split 10:12 to 14:16 by their "
       "bounds)",
       {{{"2:4", kSlide}, 1.365},
-       {{"4:6", kSlide}, 1.0},
+       {{"4:6", kSlide}, 1.06},
        {{"6:8", kSlide}, 1.0},
        {{"8:10", kSlide}, 1.0},
        {{"10:12", kSlide}, 1.0},
@@ -75,16 +75,23 @@ SpeedRatios read_speed_ratios(const std::string& path) {
   return ratios;
 }
 
-double predicted_speed(const SpeedRatios& ratios, const ConvertReport& report) {
-  double dense = 0;
-  double time = 0;
+WorkShares work_shares(const ConvertReport& report) {
+  WorkShares shares;
+  double all = 0;
   for (const LayerReport& layer : report.layers) {
     if (layer.group.empty()) continue;
     const double work = static_cast<double>(layer.rows) * static_cast<double>(layer.k);
-    dense += work;
-    time += work / ratios.of(layer.pattern, layer.layout);
+    shares[{layer.pattern.to_string(), layer.layout}] += work;
+    all += work;
   }
-  return time > 0 ? dense / time : 1;
+  for (auto& [of, work] : shares) work /= all;
+  return shares;
+}
+
+double predicted_speed(const SpeedRatios& ratios, const WorkShares& work) {
+  double time = 0;
+  for (const auto& [of, share] : work) time += share / ratios.of(Pattern::parse(of.first), of.second);
+  return time > 0 ? 1 / time : 1;
 }
 
 }  // namespace slidesparse

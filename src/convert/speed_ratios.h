@@ -25,7 +25,12 @@ SpeedRatios default_speed_ratios();
 // other keys, patterns that are none, and ratios that are not between 0.01 and 100.
 SpeedRatios read_speed_ratios(const std::string& path);
 
-// Speed of all linears of a converted model together, weighed by their multiplications; the head is left out.
-double predicted_speed(const SpeedRatios& ratios, const ConvertReport& report);
+// How much of a converted model's multiplications each pattern and layout has; they add up to 1 (no linears:
+// nothing is in it). The head is left out.
+using WorkShares = std::map<std::pair<std::string, PackedLayout>, double>;
+WorkShares work_shares(const ConvertReport& report);
+
+// Speed of all of them together.
+double predicted_speed(const SpeedRatios& ratios, const WorkShares& work);
 
 }  // namespace slidesparse

@@ -424,6 +424,18 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   EXPECT_EQ(second.out, first.out);
   EXPECT_EQ(second.err.find("wanda 6:8/split: perplexity"), std::string::npos);
 
+  // Other speeds need no other measurement.
+  std::ofstream(path("speed2.json"))
+      << R"({"source": "another", "slide": {"6:8": 1.2, "4:6": 1.4}, "split": {"6:8": 1.25}})";
+  std::vector<std::string> faster = command;
+  *std::find(faster.begin(), faster.end(), path("speed.json")) = path("speed2.json");
+  const Result other_speeds = run(faster);
+  EXPECT_EQ(other_speeds.code, 0) << other_speeds.err;
+  EXPECT_EQ(other_speeds.err.find("perplexity"), std::string::npos);
+  const auto with_others = nlohmann::json::parse(read_file(path("points.json")))["points"];
+  EXPECT_NEAR(with_others[2]["predicted_speed"].get<double>(), 1.25, 1e-9);
+  EXPECT_EQ(with_others[2]["perplexity"], json["points"][2]["perplexity"]);
+
   // HellaSwag beside it: what was measured without is of no use, what was measured with it is kept.
   std::ofstream(path("tasks.txt")) << "A man sits. he\n3\nruns.\nswims.\nflies.\nstands up.\n"
                                       "A dog eats. it\n0\nbarks.\nsings.\nreads.\nwrites.\n";

@@ -258,7 +258,7 @@ TEST_F(Calibrated, RulesAreRecordedForWholeGroups) {
 
 TEST_F(Calibrated, RefusesWhatCannotBeDone) {
   const auto refusal = [&](const ConvertOptions& options) {
-    const std::string message = error_of([&] { convert_model(options); });
+    std::string message = error_of([&] { convert_model(options); });
     EXPECT_EQ(message.find('\n'), std::string::npos);
     EXPECT_FALSE(fs::exists(options.target));
     EXPECT_FALSE(fs::exists(options.target.string() + ".partial")) << message;

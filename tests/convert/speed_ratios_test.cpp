@@ -27,13 +27,13 @@ TEST(SpeedRatios, WeighsLinearsByTheirMultiplications) {
   report.layers = {layer("6:8", PackedLayout::kSplit, 10, 10), layer("2:4", PackedLayout::kSlide, 10, 20),
                    layer("dense", PackedLayout::kSlide, 10, 10)};
   // 400 multiplications in 100 / 2 + 200 / 4 + 100.
-  EXPECT_DOUBLE_EQ(predicted_speed(ratios, report), 2.0);
+  EXPECT_DOUBLE_EQ(predicted_speed(ratios, work_shares(report)), 2.0);
   // The head belongs to no group and does not count.
   report.layers.push_back(layer("dense", PackedLayout::kSlide, 1000, 1000));
   report.layers.back().group.clear();
-  EXPECT_DOUBLE_EQ(predicted_speed(ratios, report), 2.0);
+  EXPECT_DOUBLE_EQ(predicted_speed(ratios, work_shares(report)), 2.0);
   report.layers.push_back(layer("4:6", PackedLayout::kSlide, 1, 1));
-  EXPECT_THAT(error_of([&] { predicted_speed(ratios, report); }),
+  EXPECT_THAT(error_of([&] { predicted_speed(ratios, work_shares(report)); }),
               HasSubstr("here: no speed of 4:6 in layout slide"));
 }
 

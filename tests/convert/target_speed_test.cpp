@@ -81,7 +81,7 @@ TEST_F(TargetSpeed, IsReachedAndRecorded) {
       ASSERT_TRUE(report.budget);
       EXPECT_GE(report.budget->speed, 1.15);
       EXPECT_GT(report.budget->loss, 0);
-      EXPECT_NEAR(predicted_speed(ratios, report), report.budget->speed, 1e-9);
+      EXPECT_NEAR(predicted_speed(ratios, work_shares(report)), report.budget->speed, 1e-9);
       const std::string written = read_file(space_ / "out" / kReportFile);
       const ConvertReport back = report_from_json(written, "report");
       ASSERT_TRUE(back.budget);

@@ -19,5 +19,6 @@ DeviceMemoryUse device_memory_use() {
 }
 
 void set_device_memory_limit(std::int64_t) {}
+void set_device_memory_guard(bool) {}
 
 }  // namespace slidesparse

@@ -4,11 +4,13 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <utility>
 
 #include "core/cuda/check.h"
+#include "core/cuda/guarded_memory.h"
 #include "core/cuda/status.h"
 #include "core/fail.h"
 
@@ -22,6 +24,7 @@ struct Ledger {
   std::int64_t in_use = 0;
   std::int64_t peak = 0;
   std::int64_t limit = 0;
+  bool guard = std::getenv("SLIDESPARSE_GUARD_PAGES") != nullptr;
 };
 
 Ledger& ledger() {
@@ -70,7 +73,10 @@ DeviceBuffer::DeviceBuffer(std::int64_t bytes, std::string_view name) : size_(by
               name, bytes, book.in_use, book.limit);
   }
   void* pointer = nullptr;
-  if (const cudaError_t error = cudaMalloc(&pointer, static_cast<std::size_t>(bytes)); error != cudaSuccess) {
+  guarded_ = book.guard;
+  const auto error = static_cast<cudaError_t>(
+      guarded_ ? guarded_allocate(bytes, &pointer) : cudaMalloc(&pointer, static_cast<std::size_t>(bytes)));
+  if (error != cudaSuccess) {
     cudaGetLastError();
     if (error == cudaErrorMemoryAllocation) {
       const std::int64_t free = free_device_memory();
@@ -78,7 +84,8 @@ DeviceBuffer::DeviceBuffer(std::int64_t bytes, std::string_view name) : size_(by
                 "device memory for \"{}\": {} bytes wanted, {} free, {} in use here{}", name, bytes, free,
                 book.in_use, limit_words(book));
     }
-    cuda_check(error, "cudaMalloc", fmt::format("of {} bytes for \"{}\"", bytes, name));
+    cuda_check(error, guarded_ ? "guarded allocation" : "cudaMalloc",
+               fmt::format("of {} bytes for \"{}\"", bytes, name));
   }
   data_ = static_cast<std::byte*>(pointer);
   add(book, name_, bytes);
@@ -87,18 +94,24 @@ DeviceBuffer::DeviceBuffer(std::int64_t bytes, std::string_view name) : size_(by
 DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      name_(std::move(other.name_)) {}
+      name_(std::move(other.name_)),
+      guarded_(other.guarded_) {}
 
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   std::swap(name_, other.name_);
+  std::swap(guarded_, other.guarded_);
   return *this;
 }
 
 DeviceBuffer::~DeviceBuffer() {
   if (data_ == nullptr) return;
-  cudaFree(data_);
+  if (guarded_) {
+    guarded_free(data_);
+  } else {
+    cudaFree(data_);
+  }
   take_off(name_, size_);
 }
 
@@ -143,6 +156,12 @@ void set_device_memory_limit(std::int64_t bytes) {
   Ledger& book = ledger();
   const std::scoped_lock lock(book.mutex);
   book.limit = bytes;
+}
+
+void set_device_memory_guard(bool on) {
+  Ledger& book = ledger();
+  const std::scoped_lock lock(book.mutex);
+  book.guard = on;
 }
 
 }  // namespace slidesparse

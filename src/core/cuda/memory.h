@@ -35,6 +35,7 @@ class DeviceBuffer {
   std::byte* data_ = nullptr;
   std::int64_t size_ = 0;
   std::string name_;
+  bool guarded_ = false;
 };
 
 // Host memory that the card can read and write at full speed.
@@ -70,5 +71,8 @@ DeviceMemoryUse device_memory_use();
 void reset_device_memory_peak();
 // DeviceBuffers beyond `bytes` in all fail as on a card that small; 0: no limit.
 void set_device_memory_limit(std::int64_t bytes);
+// DeviceBuffers from now on are guarded (core/cuda/guarded_memory.h), for tests: slow, and 2 MiB each at
+// least. So they are from the start where SLIDESPARSE_GUARD_PAGES is set.
+void set_device_memory_guard(bool on);
 
 }  // namespace slidesparse

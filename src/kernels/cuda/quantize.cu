@@ -109,6 +109,7 @@ int quantize(const QuantizeArgs& args, void* stream) {
   if (plan.rows == 0) return cudaSuccess;
   const auto handle = static_cast<cudaStream_t>(stream);
   if (args.k > kLongestRow) return launch_long(plan, handle);
+  if (can_gather_few(plan)) return launch_gather_few(plan, handle);
   if (can_gather(plan)) return launch_gather(plan, handle);
   if (can_spread(plan)) return launch_spread(plan, handle);
   if (can_stream(plan)) return launch_stream(plan, handle);

@@ -51,6 +51,9 @@ cudaError_t launch_stream(const QuantizePlan& plan, cudaStream_t stream);
 // Many rows that are gathered; can_gather() says whether the card and the row will do.
 bool can_gather(const QuantizePlan& plan);
 cudaError_t launch_gather(const QuantizePlan& plan, cudaStream_t stream);
+// Few of them; the permutation and a norm's weights are read before the kernel in front has ended.
+bool can_gather_few(const QuantizePlan& plan);
+cudaError_t launch_gather_few(const QuantizePlan& plan, cudaStream_t stream);
 cudaError_t launch_long(const QuantizePlan& plan, cudaStream_t stream);
 
 template <Codes C>

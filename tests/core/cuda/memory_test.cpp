@@ -1,8 +1,11 @@
 #include "core/cuda/memory.h"
 
+#include <cuda_runtime_api.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -24,7 +27,10 @@ class CudaMemory : public testing::Test {
   void SetUp() override {
     if (!cuda_status().available) GTEST_SKIP() << cuda_status().reason;
   }
-  void TearDown() override { set_device_memory_limit(0); }
+  void TearDown() override {
+    set_device_memory_limit(0);
+    set_device_memory_guard(std::getenv("SLIDESPARSE_GUARD_PAGES") != nullptr);
+  }
 };
 
 std::string message_of(const std::function<void()>& body) {
@@ -54,6 +60,23 @@ TEST_F(CudaMemory, LedgerKnowsNamesAndPeak) {
   }
   EXPECT_EQ(device_memory_use().in_use, before);
   EXPECT_EQ(device_memory_use().peak - before, (1 << 20) + (1 << 10));
+}
+
+TEST_F(CudaMemory, GuardedBuffersEndWhereNothingIsMapped) {
+  set_device_memory_guard(true);
+  std::byte* stale = nullptr;
+  for (const std::int64_t bytes : {1, 256, 1000, 1 << 21, (1 << 21) + 1}) {
+    DeviceBuffer buffer(bytes, "guarded");
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 256, 0u);
+    const auto whole = static_cast<std::size_t>((bytes + 255) / 256 * 256);
+    EXPECT_EQ(cudaMemset(buffer.data(), 7, whole), cudaSuccess);
+    EXPECT_NE(cudaMemset(buffer.data() + whole, 7, 1), cudaSuccess) << bytes;
+    cudaGetLastError();
+    stale = buffer.data();
+  }
+  EXPECT_NE(cudaMemset(stale, 7, 1), cudaSuccess);
+  cudaGetLastError();
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 }
 
 TEST_F(CudaMemory, LimitMakesACardSmaller) {

@@ -89,34 +89,53 @@ INSTANTIATE_TEST_SUITE_P(Lengths, CudaQuantizeShapes,
 
 class CudaQuantize : public DeviceTest {};
 
-// Rows that are gathered two at a time: an odd number of them, tokens that have no codes, padding; norms
-// whose rows fit into the registers of few and of more threads, and of none.
+// `m` gathered rows; row 4 has no values but zeros, the last one a NaN.
+void check_gathered(Producer producer, DType out, std::int64_t m, std::int64_t k, Random& random,
+                    const CudaStream& stream) {
+  QuantizeCase c;
+  c.producer = producer;
+  c.out = out;
+  c.m = m;
+  c.k = k;
+  c.ldx = producer == Producer::kSiluMul ? 2 * k : k;
+  c.ldq = (k + 63) / 64 * 64 + 64;
+  c.m_padded = random.below(2) == 0 ? 0 : (m + 15) / 16 * 16;
+  c.perm = random_perm(k, random.bits());
+  c.in_place = producer == Producer::kRmsNorm && out == DType::kI8;
+  c.writes_normed = producer == Producer::kRmsNorm && out == DType::kF8E4M3;
+  fill_inputs(c, random.bits());
+  for (std::int64_t i = 0; i < c.ldx; ++i) c.x[static_cast<std::size_t>(4 * c.ldx + i)] = 0;
+  c.x[static_cast<std::size_t>((m - 1) * c.ldx + 3)] = 0x7fc0;
+  if (producer == Producer::kRmsNorm && k != 264) {
+    for (std::int64_t i = 0; i < c.m * c.k; ++i)
+      c.update.push_back(i / c.k == 4 ? 0 : float_to_bf16(random_normal(23, static_cast<std::uint64_t>(i))));
+  }
+  check_case(c, stream);
+}
+
+// Rows that are gathered two at a time: an odd number of them; norms whose rows fit into the registers of few
+// and of more threads, and of none.
 TEST_F(CudaQuantize, ManyGatheredRows) {
   const CudaStream stream;
   Random random(77);
   for (const Producer producer : kProducers) {
     for (const DType out : {DType::kI8, DType::kF8E4M3}) {
       for (const std::int64_t k : {8, 264, 3584, 4104, 8192, 8200}) {
-        QuantizeCase c;
-        c.producer = producer;
-        c.out = out;
-        c.m = 601;
-        c.k = k;
-        c.ldx = producer == Producer::kSiluMul ? 2 * k : k;
-        c.ldq = (k + 63) / 64 * 64 + 64;
-        c.m_padded = random.below(2) == 0 ? 0 : 608;
-        c.perm = random_perm(k, random.bits());
-        c.in_place = producer == Producer::kRmsNorm && out == DType::kI8;
-        c.writes_normed = producer == Producer::kRmsNorm && out == DType::kF8E4M3;
-        fill_inputs(c, random.bits());
-        for (std::int64_t i = 0; i < c.ldx; ++i) c.x[static_cast<std::size_t>(4 * c.ldx + i)] = 0;
-        c.x[static_cast<std::size_t>(600 * c.ldx + 3)] = 0x7fc0;  // a NaN in the last row
-        if (producer == Producer::kRmsNorm && k != 264) {
-          for (std::int64_t i = 0; i < c.m * c.k; ++i)
-            c.update.push_back(
-                i / c.k == 4 ? 0 : float_to_bf16(random_normal(23, static_cast<std::uint64_t>(i))));
-        }
-        check_case(c, stream);
+        check_gathered(producer, out, 601, k, random, stream);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+// A row a block: one warp, one vector a thread, several.
+TEST_F(CudaQuantize, FewGatheredRows) {
+  const CudaStream stream;
+  Random random(78);
+  for (const Producer producer : kProducers) {
+    for (const DType out : kOuts) {
+      for (const std::int64_t k : {8, 256, 264, 3584, 8192, 8200, 18944, 32768}) {
+        check_gathered(producer, out, k < 8200 ? 33 : 6, k, random, stream);
         if (HasFailure()) return;
       }
     }
