@@ -275,7 +275,9 @@ class Pareto {
     const std::string& calibration = options.convert.calibration.text;
     if (!calibration.empty()) calibration_digest_ = sha256_hex(read_text_input(calibration));
     work_.text = read_text_lines(options.text);
-    on_card_ = parse_device(work_.linear.placement.device) == DeviceKind::kCuda;
+    // Points that are known need no card.
+    const std::string& device = work_.linear.placement.device;
+    on_card_ = device == "cuda" || parse_device(device) == DeviceKind::kCuda;
     if (options.hellaswag.empty()) return;
     work_.tasks = read_hellaswag(options.hellaswag, options.max_tasks);
     hellaswag_digest_ = sha256_hex(read_text_input(options.hellaswag));
@@ -345,6 +347,7 @@ class Pareto {
   Point measure(const Setting& setting) {
     const std::string key = key_of(setting);
     if (const auto found = results_.find(key)) return *found;
+    if (on_card_) parse_device(work_.linear.placement.device);  // before the conversion: is there one?
     ConvertOptions options = setting.options;
     options.target = fs::path(options_.work) / sha256_hex(key).substr(0, 16);
     options.quiet = quiet_;

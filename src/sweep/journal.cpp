@@ -25,10 +25,11 @@ std::optional<std::int64_t> find(const SqliteConnection& connection, const char*
   return statement.step() ? std::optional(statement.integer(0)) : std::nullopt;
 }
 
-// Machines that count as `?1`.
+// Machines that count as `?1`: a card of the same name with another memory is another card, as in a report.
 std::string same_kind(bool any_version) {
   return any_version ? "SELECT other.id FROM machine AS other, machine AS mine WHERE mine.id = ?1 AND "
-                       "other.device = mine.device AND other.name = mine.name"
+                       "other.device = mine.device AND other.name = mine.name AND "
+                       "(mine.device <> 'cuda' OR other.memory_bytes = mine.memory_bytes)"
                      : "SELECT ?1";
 }
 

@@ -436,6 +436,20 @@ TEST_F(Cli, ParetoComparesSettingsAndKeepsWhatItMeasured) {
   EXPECT_NEAR(with_others[2]["predicted_speed"].get<double>(), 1.25, 1e-9);
   EXPECT_EQ(with_others[2]["perplexity"], json["points"][2]["perplexity"]);
 
+  // Points from a machine with a card are shown where there is none.
+  const auto known = nlohmann::json::parse(read_file(path("work/pareto.json")));
+  nlohmann::json from_card;
+  for (const auto& item : known.items())
+    from_card[item.key().ends_with(" on a card") ? item.key() : item.key() + " on a card"] = item.value();
+  fs::create_directory(path("carried"));
+  std::ofstream(path("carried/pareto.json")) << from_card.dump();
+  std::vector<std::string> carried = command;
+  *std::find(carried.begin(), carried.end(), path("work")) = path("carried");
+  carried.insert(carried.end(), {"--device", "cuda"});
+  const Result shown = run(carried);
+  EXPECT_EQ(shown.code, 0) << shown.err;
+  EXPECT_EQ(shown.out, first.out);
+
   // HellaSwag beside it: what was measured without is of no use, what was measured with it is kept.
   std::ofstream(path("tasks.txt")) << "A man sits. he\n3\nruns.\nswims.\nflies.\nstands up.\n"
                                       "A dog eats. it\n0\nbarks.\nsings.\nreads.\nwrites.\n";

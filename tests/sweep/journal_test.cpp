@@ -132,6 +132,11 @@ TEST(Journal, FiguresBelongToAKindOfMachine) {
   EXPECT_EQ(journal.cells_of_other_versions(plan, here), 0);
   const std::int64_t other = journal.machine(some_machine("other card"));
   EXPECT_TRUE(journal.attempts(other, true).empty());
+  SweepMachine larger = newer;
+  larger.memory_bytes *= 2;
+  const std::int64_t with_more = journal.machine(larger);
+  EXPECT_TRUE(journal.attempts(with_more, true).empty());
+  EXPECT_EQ(journal.cells_of_other_versions(plan, with_more), 0);
 }
 
 TEST(Lock, SaysWhoHoldsItAndWhoLeftIt) {
