@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kAlignment = 256;
 
 template <typename Function>
-Function driver(const char* name) {
+Function entry(const char* name) {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
   const cudaError_t status =
@@ -25,14 +25,14 @@ Function driver(const char* name) {
 // The driver's functions, found through the runtime: nothing links against the driver.
 struct Driver {
   PFN_cuMemGetAllocationGranularity_v10020 granularity =
-      driver<PFN_cuMemGetAllocationGranularity_v10020>("cuMemGetAllocationGranularity");
-  PFN_cuMemAddressReserve_v10020 reserve = driver<PFN_cuMemAddressReserve_v10020>("cuMemAddressReserve");
-  PFN_cuMemAddressFree_v10020 release_addresses = driver<PFN_cuMemAddressFree_v10020>("cuMemAddressFree");
-  PFN_cuMemCreate_v10020 create = driver<PFN_cuMemCreate_v10020>("cuMemCreate");
-  PFN_cuMemRelease_v10020 release = driver<PFN_cuMemRelease_v10020>("cuMemRelease");
-  PFN_cuMemMap_v10020 map = driver<PFN_cuMemMap_v10020>("cuMemMap");
-  PFN_cuMemUnmap_v10020 unmap = driver<PFN_cuMemUnmap_v10020>("cuMemUnmap");
-  PFN_cuMemSetAccess_v10020 set_access = driver<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
+      entry<PFN_cuMemGetAllocationGranularity_v10020>("cuMemGetAllocationGranularity");
+  PFN_cuMemAddressReserve_v10020 reserve = entry<PFN_cuMemAddressReserve_v10020>("cuMemAddressReserve");
+  PFN_cuMemAddressFree_v10020 release_addresses = entry<PFN_cuMemAddressFree_v10020>("cuMemAddressFree");
+  PFN_cuMemCreate_v10020 create = entry<PFN_cuMemCreate_v10020>("cuMemCreate");
+  PFN_cuMemRelease_v10020 release = entry<PFN_cuMemRelease_v10020>("cuMemRelease");
+  PFN_cuMemMap_v10020 map = entry<PFN_cuMemMap_v10020>("cuMemMap");
+  PFN_cuMemUnmap_v10020 unmap = entry<PFN_cuMemUnmap_v10020>("cuMemUnmap");
+  PFN_cuMemSetAccess_v10020 set_access = entry<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
 
   bool complete() const {
     return granularity != nullptr && reserve != nullptr && release_addresses != nullptr &&
@@ -40,6 +40,11 @@ struct Driver {
            set_access != nullptr;
   }
 };
+
+const Driver& the_driver() {
+  static const Driver kDriver;
+  return kDriver;
+}
 
 struct Mapping {
   CUdeviceptr base = 0;
@@ -79,8 +84,8 @@ CUresult map_pages(const Driver& driver, const CUmemAllocationProp& kind, const 
 }  // namespace
 
 int guarded_allocate(std::int64_t bytes, void** pointer) {
-  static const Driver kDriver;
-  if (!kDriver.complete()) return cudaErrorNotSupported;
+  const Driver& driver = the_driver();
+  if (!driver.complete()) return cudaErrorNotSupported;
   CUmemAllocationProp kind{};
   kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   kind.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
@@ -88,7 +93,7 @@ int guarded_allocate(std::int64_t bytes, void** pointer) {
   if (const cudaError_t status = cudaFree(nullptr); status != cudaSuccess)
     return status;  // makes the context
   std::size_t page = 0;
-  if (const int status = error_of(kDriver.granularity(&page, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM));
+  if (const int status = error_of(driver.granularity(&page, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM));
       status != cudaSuccess) {
     return status;
   }
@@ -96,12 +101,12 @@ int guarded_allocate(std::int64_t bytes, void** pointer) {
   Mapping mapping;
   mapping.mapped = (size + page - 1) / page * page;
   mapping.reserved = mapping.mapped + page;
-  if (const int status = error_of(kDriver.reserve(&mapping.base, mapping.reserved, 0, 0, 0));
+  if (const int status = error_of(driver.reserve(&mapping.base, mapping.reserved, 0, 0, 0));
       status != cudaSuccess) {
     return status;
   }
-  if (const int status = error_of(map_pages(kDriver, kind, mapping)); status != cudaSuccess) {
-    kDriver.release_addresses(mapping.base, mapping.reserved);
+  if (const int status = error_of(map_pages(driver, kind, mapping)); status != cudaSuccess) {
+    driver.release_addresses(mapping.base, mapping.reserved);
     return status;
   }
   *pointer = reinterpret_cast<void*>(mapping.base + mapping.mapped - size);
@@ -111,7 +116,6 @@ int guarded_allocate(std::int64_t bytes, void** pointer) {
 }
 
 int guarded_free(void* pointer) {
-  static const Driver kDriver;
   Mapping mapping;
   {
     const std::scoped_lock lock(mappings().mutex);
@@ -121,8 +125,8 @@ int guarded_free(void* pointer) {
     mappings().by_pointer.erase(found);
   }
   const cudaError_t waited = cudaDeviceSynchronize();
-  const CUresult unmapped = kDriver.unmap(mapping.base, mapping.mapped);
-  const CUresult released = kDriver.release_addresses(mapping.base, mapping.reserved);
+  const CUresult unmapped = the_driver().unmap(mapping.base, mapping.mapped);
+  const CUresult released = the_driver().release_addresses(mapping.base, mapping.reserved);
   if (waited != cudaSuccess) return waited;
   return error_of(unmapped != CUDA_SUCCESS ? unmapped : released);
 }

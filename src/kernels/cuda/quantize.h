@@ -15,7 +15,7 @@ enum class Producer : std::uint8_t {
 };
 
 // All device pointers. Bit-equal to the CPU oracle (quant/, ops/) for values and scales; docs/format.md,
-// "Numbers".
+// "Numbers". norm_weight and perm may be read while the kernel in front still runs: it must not write them.
 struct QuantizeArgs {
   Producer producer = Producer::kNone;
   DType out = DType::kI8;  // I8 or F8_E4M3; BF16: no quantisation, only the producer, lift and gather
