@@ -7,32 +7,25 @@
 #include <map>
 #include <mutex>
 
+#include "core/cuda/driver_entry.h"
+
 namespace slidesparse {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
 
-template <typename Function>
-Function entry(const char* name) {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  const cudaError_t status =
-      cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
-  const bool ok = status == cudaSuccess && result == cudaDriverEntryPointSuccess;
-  return ok ? reinterpret_cast<Function>(found) : nullptr;
-}
-
-// The driver's functions, found through the runtime: nothing links against the driver.
 struct Driver {
   PFN_cuMemGetAllocationGranularity_v10020 granularity =
-      entry<PFN_cuMemGetAllocationGranularity_v10020>("cuMemGetAllocationGranularity");
-  PFN_cuMemAddressReserve_v10020 reserve = entry<PFN_cuMemAddressReserve_v10020>("cuMemAddressReserve");
-  PFN_cuMemAddressFree_v10020 release_addresses = entry<PFN_cuMemAddressFree_v10020>("cuMemAddressFree");
-  PFN_cuMemCreate_v10020 create = entry<PFN_cuMemCreate_v10020>("cuMemCreate");
-  PFN_cuMemRelease_v10020 release = entry<PFN_cuMemRelease_v10020>("cuMemRelease");
-  PFN_cuMemMap_v10020 map = entry<PFN_cuMemMap_v10020>("cuMemMap");
-  PFN_cuMemUnmap_v10020 unmap = entry<PFN_cuMemUnmap_v10020>("cuMemUnmap");
-  PFN_cuMemSetAccess_v10020 set_access = entry<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
+      driver_entry<PFN_cuMemGetAllocationGranularity_v10020>("cuMemGetAllocationGranularity");
+  PFN_cuMemAddressReserve_v10020 reserve =
+      driver_entry<PFN_cuMemAddressReserve_v10020>("cuMemAddressReserve");
+  PFN_cuMemAddressFree_v10020 release_addresses =
+      driver_entry<PFN_cuMemAddressFree_v10020>("cuMemAddressFree");
+  PFN_cuMemCreate_v10020 create = driver_entry<PFN_cuMemCreate_v10020>("cuMemCreate");
+  PFN_cuMemRelease_v10020 release = driver_entry<PFN_cuMemRelease_v10020>("cuMemRelease");
+  PFN_cuMemMap_v10020 map = driver_entry<PFN_cuMemMap_v10020>("cuMemMap");
+  PFN_cuMemUnmap_v10020 unmap = driver_entry<PFN_cuMemUnmap_v10020>("cuMemUnmap");
+  PFN_cuMemSetAccess_v10020 set_access = driver_entry<PFN_cuMemSetAccess_v10020>("cuMemSetAccess");
 
   bool complete() const {
     return granularity != nullptr && reserve != nullptr && release_addresses != nullptr &&

@@ -3,21 +3,15 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
+#include "core/cuda/driver_entry.h"
+
 namespace slidesparse::sm90 {
 namespace {
 
 constexpr cuuint32_t kRowBytes = 128;
 
-// The driver's function, found through the runtime: nothing links against the driver.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const auto kFunction = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    const bool ok = status == cudaSuccess && result == cudaDriverEntryPointSuccess;
-    return ok ? reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found) : nullptr;
-  }();
+  static const auto kFunction = driver_entry<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled");
   return kFunction;
 }
 
